@@ -1,0 +1,1 @@
+"""The command line; prints, and leaves the work to ``mlaas_condor.workflow``."""

@@ -1,0 +1,1 @@
+"""From ROOT files and one small JSON file to a trained model, on an HTCondor pool."""

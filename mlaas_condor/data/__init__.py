@@ -1,0 +1,1 @@
+"""From bytes to a matrix; knows nothing of HTCondor or of training frameworks."""

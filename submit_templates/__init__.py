@@ -1,0 +1,1 @@
+"""What HTCondor is given, to be read as it is: submit files, the DAG, the PRE script."""
