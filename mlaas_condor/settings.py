@@ -1,0 +1,165 @@
+"""Settings: where runs are kept, which pool is used, how long a job should take.
+
+A value comes from the first of: a command-line flag, the environment (``MLAAS_CONDOR_HOME``, …), the
+user's file (``~/.config/mlaas-condor/config.toml``), the site profile, the default. Each value
+remembers which of them it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mlaas_condor.errors import Problem, RequestError
+
+ENVIRONMENT_PREFIX = "MLAAS_CONDOR_"
+POOLS = ("auto", "personal", "site")
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    """Return a base directory as the XDG specification finds it, with our folder appended."""
+    base = os.environ.get(variable) or str(Path.home() / fallback)
+    return Path(base) / "mlaas-condor"
+
+
+def user_file() -> Path:
+    """Return the path of the user's settings file; it need not exist."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "config.toml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, with the origin of each in ``origins``.
+
+    Parameters
+    ----------
+    home
+        Folder of the runs, the store of specs and chunks, and the personal pool.
+    cache
+        Folder of what can be fetched again: the private HTCondor.
+    pool
+        ``personal`` (the pool of ``mlaas-condor pool up``), ``site`` (``CONDOR_CONFIG``,
+        ``/etc/condor``), or ``auto``: the site's where one is configured, else the personal one.
+    site
+        Name of a site profile in ``submit_templates/sites``.
+    python
+        The Python of the jobs, as the execution points see it.
+    job_seconds
+        How long a job of the specs and preprocess stages should take, in seconds.
+    memory_mb
+        Least memory any job asks for, in MiB.
+    """
+
+    home: Path
+    cache: Path
+    pool: str
+    site: str
+    python: str
+    job_seconds: float
+    memory_mb: int
+    origins: Mapping[str, str]
+
+    @property
+    def runs(self) -> Path:
+        """Folder with one run directory a run."""
+        return self.home / "runs"
+
+    @property
+    def store(self) -> Path:
+        """Folder of specs and chunks, by the content they were made from."""
+        return self.home / "store"
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        "home": _xdg("XDG_DATA_HOME", ".local/share"),
+        "cache": _xdg("XDG_CACHE_HOME", ".cache"),
+        "pool": "auto",
+        "site": "personal",
+        "python": sys.executable,
+        "job_seconds": 600.0,
+        "memory_mb": 512,
+    }
+
+
+def _site_profile(name: str) -> dict[str, Any]:
+    profiles = resources.files("mlaas_condor.submit_templates") / "sites"
+    known = sorted(entry.name.removesuffix(".toml") for entry in profiles.iterdir())
+    if name not in known:
+        raise RequestError([Problem("settings: site", f"no profile {name!r}", f"there is {', '.join(known)}")])
+    values: dict[str, Any] = tomllib.loads((profiles / f"{name}.toml").read_text("utf-8"))
+    return values
+
+
+def _read_user_file(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RequestError([Problem(str(path), f"cannot be read: {error}")]) from error
+
+
+def load(**flags: Any) -> Settings:
+    """Gather the settings.
+
+    Parameters
+    ----------
+    flags
+        Values given on the command line or by a Python caller; ``None`` counts as not given.
+
+    Raises
+    ------
+    RequestError
+        For every value that is not of its kind, and every name that is not a setting.
+    """
+    defaults = _defaults()
+    path = user_file()
+    layers = [
+        ("flag", {name: value for name, value in flags.items() if value is not None}),
+        ("environment", {
+            name: os.environ[ENVIRONMENT_PREFIX + name.upper()]
+            for name in defaults
+            if ENVIRONMENT_PREFIX + name.upper() in os.environ
+        }),
+        (str(path), _read_user_file(path)),
+    ]  # fmt: skip
+    site = next((str(layer["site"]) for _, layer in layers if "site" in layer), defaults["site"])
+    layers += [(f"site profile {site}", _site_profile(site)), ("default", defaults)]
+    problems = [
+        Problem(f"settings: {name}", f"no such setting, given by {origin}", f"known: {', '.join(defaults)}")
+        for origin, layer in layers
+        for name in layer
+        if name not in defaults
+    ]
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name in defaults:
+        origins[name], raw = next((origin, layer[name]) for origin, layer in layers if name in layer)
+        try:
+            values[name] = _convert(name, raw)
+        except (ValueError, TypeError) as error:
+            problems.append(Problem(f"settings: {name}", f"{error}, given by {origins[name]}"))
+    if problems:
+        raise RequestError(problems)
+    return Settings(**values, origins=origins)
+
+
+def _convert(name: str, raw: Any) -> Any:
+    kind = {field.name: field.type for field in fields(Settings)}[name]
+    if kind == "Path":
+        return Path(raw).expanduser().absolute()
+    if kind in ("float", "int"):
+        value = float(raw)
+        if not value > 0:
+            raise ValueError(f"{raw!r} is not a positive number")
+        return int(value) if kind == "int" else value
+    if name == "pool" and raw not in POOLS:
+        raise ValueError(f"{raw!r} is none of {', '.join(POOLS)}")
+    return str(raw)
