@@ -1,1 +1,51 @@
-"""From ROOT files and one small JSON file to a trained model, on an HTCondor pool."""
+"""From ROOT files and one small JSON file to a trained model, on an HTCondor pool.
+
+>>> from mlaas_condor import submit
+>>> run = submit("job.json")
+>>> run.wait(progress=True)
+>>> run.model()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlaas_condor.errors import MlaasError, RequestError
+    from mlaas_condor.prepare import prepare
+    from mlaas_condor.request import Request
+    from mlaas_condor.settings import Settings
+    from mlaas_condor.workflow import Run, list_runs, open_run, plan, submit
+
+__all__ = [
+    "MlaasError",
+    "Request",
+    "RequestError",
+    "Run",
+    "Settings",
+    "list_runs",
+    "open_run",
+    "plan",
+    "prepare",
+    "submit",
+]
+
+_HOMES = {
+    "MlaasError": "errors",
+    "RequestError": "errors",
+    "Request": "request",
+    "Settings": "settings",
+    "prepare": "prepare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: ``mlaas-condor --help`` needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'workflow')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,7 @@ MlaasError                   1  500   the base: also what nobody foresaw
 ├── WrongState               6  409   the run is not in a state that allows this
 ├── RunFailed                7  500   the run ended without a model
 ├── InstallError             8  500   a private HTCondor could not be installed or started
+├── CannotWrite              9  507   no space, or no permission, where runs are kept
 └── StageError                        a job cannot go on; its exit code tells DAGMan and the user why
     ├── InputUnreadable     20        an input file cannot be opened or read
     ├── InputChanged        21        an input file is not the one that was planned
@@ -104,6 +105,13 @@ class InstallError(MlaasError):
     """A private HTCondor could not be installed, or a personal pool not started."""
 
     exit_code = 8
+
+
+class CannotWrite(MlaasError):
+    """There is no space, or no permission, where runs are kept."""
+
+    exit_code = 9
+    http_status = 507
 
 
 class StageError(MlaasError):

@@ -1,0 +1,66 @@
+"""What the commands share: settings from the common options, output for people and for programs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlaas_condor.errors import MlaasError, RequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mlaas_condor.settings import Settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, such as tth_1.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The common options as given; None where one was not."""
+
+    home: str | None = None
+    pool: str | None = None
+
+
+def settings(context: typer.Context) -> Settings:
+    """Return the settings, the common options counted in."""
+    from mlaas_condor.settings import load
+
+    options: Options = context.obj or Options()
+    return load(home=options.home, pool=options.pool)
+
+
+def console(stderr: bool = False) -> Console:
+    """Return where output for people goes; colours only on a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON."""
+    from mlaas_condor.show import to_json
+
+    typer.echo(to_json(value))
+
+
+def show_error(error: MlaasError) -> None:
+    """Print an error to standard error: each problem of a request on its own line."""
+    if isinstance(error, RequestError):
+        number = len(error.problems)
+        typer.echo(f"error: {number} problem{'s' * (number > 1)}, nothing was submitted", file=sys.stderr)
+        for problem in error.problems:
+            typer.echo(f"  {problem}", file=sys.stderr)
+    else:
+        typer.echo(f"error: {error}", file=sys.stderr)
+
+
+def warn(texts: list[str]) -> None:
+    """Print warnings to standard error."""
+    for text in texts:
+        typer.echo(f"warning: {text}", file=sys.stderr)

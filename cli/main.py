@@ -1,0 +1,57 @@
+"""``mlaas-condor``: its commands, its common options, and how errors leave it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mlaas_condor.errors import MlaasError
+
+from . import pool, requests, runs
+from .common import Options, show_error
+
+app = typer.Typer(
+    help="From ROOT files and one small JSON file to a trained model, on an HTCondor pool.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+requests.add_to(app)
+runs.add_to(app)
+app.add_typer(pool.app, name="pool")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mlaas-condor {version('mlaas-condor')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    home: Annotated[str | None, typer.Option(help="Folder of runs, specs, chunks and the personal pool.")] = None,
+    use_pool: Annotated[str | None, typer.Option("--pool", help="auto, personal or site.")] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that all commands have."""
+    context.obj = Options(home=home, pool=use_pool)
+
+
+def run() -> None:
+    """Run the command line; an error of ours becomes its message and its exit code."""
+    try:
+        app()
+    except MlaasError as error:
+        show_error(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    run()

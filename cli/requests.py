@@ -1,0 +1,150 @@
+"""Commands that take a job.json: plan, submit, run, schema."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .common import AsJson, console, print_json, settings, warn
+from .watching import watch_run, with_progress_bars
+
+if TYPE_CHECKING:
+    from mlaas_condor.prepare import Prepared
+    from mlaas_condor.settings import Settings
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB.JSON", help="The request, or the folder with job.json.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(submit)
+    app.command()(plan)
+    app.command()(run)
+    app.command()(schema)
+
+
+def submit(
+    context: typer.Context,
+    job: JobFile = "job.json",
+    watch: Annotated[bool, typer.Option("--watch", help="Watch the run until it ends.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan only, as `plan` does.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a request, plan it and submit it to the pool."""
+    from mlaas_condor import workflow
+
+    if dry_run:
+        plan(context, job, as_json=as_json)
+        return
+    options = settings(context)
+    prepared = workflow.plan(job, options)
+    warn(prepared.warnings)
+    submitted = workflow.submit_prepared(prepared, options)
+    if as_json:
+        print_json({"run": submitted.name, "directory": str(submitted.folder.path)})
+        return
+    out = console()
+    out.print(f"submitted [bold]{submitted.name}[/]  {_summary(prepared)}")
+    if watch:
+        watch_run(submitted)
+    else:
+        out.print(f"next: mlaas-condor watch {submitted.name}")
+
+
+def run(
+    context: typer.Context,
+    job: JobFile = "job.json",
+    local: Annotated[bool, typer.Option("--local", help="Here and now, without HTCondor.")] = False,
+) -> None:
+    """Run a request to the end: on the pool, or here with --local."""
+    from mlaas_condor import workflow
+
+    if not local:
+        submit(context, job, watch=True)
+        return
+    options = settings(context)
+    prepared = workflow.plan(job, options)
+    warn(prepared.warnings)
+    created = workflow.Run(workflow.create(prepared, options), options)
+    console().print(f"running [bold]{created.name}[/] here  {_summary(prepared)}")
+    with_progress_bars(created)
+
+
+def plan(
+    context: typer.Context,
+    job: JobFile = "job.json",
+    files: Annotated[bool, typer.Option("--files", help="Show the generated submit files too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a request and show what would be submitted; queues nothing."""
+    from mlaas_condor import workflow
+
+    options = settings(context)
+    prepared = workflow.plan(job, options)
+    name = f"{prepared.request.job.name}_n"
+    texts = workflow.submit_files(prepared, options, name)
+    if as_json:
+        print_json(_plan_as_dict(prepared, texts))
+        return
+    warn(prepared.warnings)
+    _show_plan(prepared, options)
+    for file_name, text in texts.items() if files else ():
+        console().rule(file_name, align="left")
+        console().print(text, markup=False)
+    if not files:
+        console().print("[dim]--files shows the DAG and the submit files[/]")
+
+
+def schema() -> None:
+    """Print the JSON Schema of job.json, for editors."""
+    from mlaas_condor.request import json_schema
+
+    print_json(json_schema())
+
+
+def _summary(prepared: Prepared) -> str:
+    size = prepared.plan.size
+    return f"{size.files} files, {size.events} events, about {size.columns} columns, {size.chunks} chunks"
+
+
+def _plan_as_dict(prepared: Prepared, texts: dict[str, str]) -> dict[str, object]:
+    return {
+        "plan": prepared.plan.model_dump(),
+        "dataset": prepared.dataset.model_dump(exclude={"tasks"}),
+        "recipe": prepared.recipe.model_dump(),
+        "framework": prepared.model.framework,
+        "left_out": prepared.left_out,
+        "warnings": prepared.warnings,
+        "submit_files": texts,
+    }
+
+
+def _show_plan(prepared: Prepared, options: Settings) -> None:
+    from rich.table import Table
+
+    from mlaas_condor.show import duration, size
+
+    out = console()
+    dataset, recipe = prepared.dataset, prepared.recipe
+    inputs = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (("file", "left"), ("label", "left"), ("entries", "right"), ("used", "right"), ("size", "right")):
+        inputs.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for file, label in zip(dataset.files, recipe.labels, strict=True):
+        row = (file.path, recipe.classes[label], str(file.entries), str(file.used), f"{file.size / 2**20:.1f} MB")
+        inputs.add_row(*row)
+    out.print(inputs)
+    planned = prepared.plan.size
+    out.print(
+        f"\n{planned.events} events of tree {dataset.tree}; {planned.flat} flat and {planned.jagged} jagged branches, "
+        f"about {planned.columns} columns; {planned.chunks} chunks; {len(prepared.left_out)} branches cannot be features"
+    )
+    out.print(f"model {recipe.model} ({prepared.model.framework}), {recipe.epochs} epochs, batches of {recipe.batch_size}\n")
+    jobs = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("stage", "jobs", "CPUs", "GPUs", "memory", "disk", "time each"):
+        jobs.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in prepared.plan.stages:
+        row = (stage.stage, str(stage.jobs), str(stage.cpus), str(stage.gpus or ""))
+        jobs.add_row(*row, size(stage.memory), size(stage.disk), f"~{duration(stage.seconds)}")
+    out.print(jobs)
+    out.print(f"\n[dim]jobs run {options.python}; runs are kept in {options.runs}[/]")

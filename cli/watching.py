@@ -1,0 +1,70 @@
+"""Watch a run: live on the pool, or with progress bars while it runs here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from .common import console
+
+if TYPE_CHECKING:
+    from mlaas_condor.workflow import Run
+
+INTERRUPTED = 130
+
+
+def watch_run(run: Run) -> None:
+    """Show the stages until the run ends; Ctrl-C leaves the run alone."""
+    from mlaas_condor import show
+    from mlaas_condor.errors import RunFailed
+
+    try:
+        with show.live() as update:
+            for state in run.follow():
+                update(state)
+    except KeyboardInterrupt:
+        console().print(f"\n{run.name} goes on without us; come back with: mlaas-condor watch {run.name}")
+        raise typer.Exit(INTERRUPTED) from None
+    if state.state != "completed":
+        raise RunFailed(f"{run.name} is {state.state}; see above, and: mlaas-condor logs {run.name}")
+    show_result(run)
+
+
+def with_progress_bars(run: Run) -> None:
+    """Run here, a bar for each stage; Ctrl-C stops it, and it can be gone on with."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from mlaas_condor import local
+
+    columns = (
+        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[line]}"),
+    )  # fmt: skip
+    bars: dict[str, int] = {}
+    try:
+        with Progress(*columns, console=console()) as progress:
+
+            def update(stage: str, done: int, tasks: int, line: str) -> None:
+                if stage not in bars:
+                    bars[stage] = progress.add_task(stage, total=tasks, line="")  # type: ignore[assignment]
+                progress.update(bars[stage], completed=done, line=line[24:90])  # type: ignore[arg-type]
+                if done == tasks:
+                    progress.stop_task(bars[stage])  # type: ignore[arg-type]
+
+            local.run(run.folder, update)
+    except KeyboardInterrupt:
+        console().print(f"\nstopped; go on with: mlaas-condor resume {run.name}")
+        raise typer.Exit(INTERRUPTED) from None
+    show_result(run)
+
+
+def show_result(run: Run) -> None:
+    """Print what came out of a run, and the next command."""
+    metrics = run.metrics() or {}
+    test = metrics.get("test", {})
+    out = console()
+    if test.get("auc") is not None:
+        out.print(f"test AUC [bold]{test['auc']:.4f}[/] on {test['events']} events the training never saw")
+    out.print(f"bundle {run.model()}")
+    out.print(f"next: mlaas-condor model {run.name} -o {run.name}.tar.gz")

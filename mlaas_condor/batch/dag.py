@@ -1,0 +1,96 @@
+"""A run directory's DAG and submit files, made from ``submit_templates/``."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mlaas_condor import planning, templates
+from mlaas_condor.data.dataset import Dataset
+from mlaas_condor.errors import Problem, RequestError
+from mlaas_condor.request import Job
+from mlaas_condor.run import SHARED_STAGES, STAGES, RunFolder
+
+
+def store_folders(store: Path, dataset: Dataset, plan: planning.Plan) -> dict[str, Path]:
+    """Return where each stage whose output is shared keeps it, by the content it is made from."""
+    specs, chunks = dataset.specs_key, dataset.chunks_key
+    # merge also cuts the chunks into tasks, so it depends on the plan as well.
+    merge = hashlib.sha256(f"{specs}{chunks}{plan.model_dump_json()}".encode()).hexdigest()[:20]
+    keys = {"specs": specs, "merge": merge, "preprocess": chunks}
+    return {stage: store / stage / keys[stage] for stage in SHARED_STAGES}
+
+
+def render(
+    name: str, job: Job, dataset: Dataset, plan: planning.Plan, model: str, python: str, store: Path
+) -> dict[str, str]:
+    """Return the text of every file that HTCondor gets, by file name.
+
+    Parameters
+    ----------
+    name
+        Name of the run.
+    job, dataset, plan, model
+        What is to be done; the name of the model file.
+    python
+        The Python of the jobs.
+    store
+        Folder of specs and chunks, by content.
+    """
+    folders = store_folders(store, dataset, plan)
+    stores = {f"{stage}_store": _quote(folder) for stage, folder in folders.items()}
+    files = {"run.dag": templates.render("run.dag", name=name, **stores), "ready.sh": templates.text("ready.sh")}
+    for stage in STAGES:
+        values = {
+            "name": name,
+            "python": python,
+            "site": "",
+            "model": model,
+            "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files),
+            "cpus": plan.stage(stage).cpus,
+            "gpus": _gpu_lines(job) if stage == "train" else "",
+        }
+        files[f"{stage}.sub"] = templates.render(f"{stage}.sub", **values)
+    return files
+
+
+def _quote(path: Path) -> str:
+    """DAGMan splits a SCRIPT line at spaces and knows no quotes; a path with a space cannot be passed."""
+    text = str(path)
+    if any(c.isspace() for c in text):
+        what = f"{text!r} has a space, which DAGMan cannot pass on"
+        raise RequestError([Problem("settings: home", what, "set MLAAS_CONDOR_HOME to another folder")])
+    return text
+
+
+def _gpu_lines(job: Job) -> str:
+    if not job.gpus_wanted:
+        return ""
+    lines = [f"request_gpus   = {job.gpus_wanted}"]
+    if job.gpu_memory:
+        lines.append(f"gpus_minimum_memory = {job.gpu_memory}")
+    if job.gpu_capability:
+        lines.append(f"gpus_minimum_capability = {job.gpu_capability}")
+    return "\n".join(lines) + "\n"
+
+
+def task_lists(dataset: Dataset, plan: planning.Plan) -> dict[str, list[str]]:
+    """Return the task list of every stage, as far as prepare can know it."""
+    files = [sorted({each.file for each in task}) for task in dataset.tasks]
+    inputs = [",".join(f"inputs/{dataset.files[i].staged}" for i in task) for task in files]
+    units = {"specs": len(dataset.tasks), "preprocess": plan.size.chunks}
+    return {
+        stage: planning.task_rows(plan.stage(stage), units.get(stage, 1), inputs if stage == "specs" else None)
+        for stage in STAGES
+    }
+
+
+def write(folder: RunFolder, files: dict[str, str], lists: dict[str, list[str]]) -> None:
+    """Write DAG, submit files, PRE script and task lists into a run directory."""
+    for name, content in files.items():
+        (folder.path / name).write_text(content, "utf-8")
+    folder.ready_script.chmod(0o755)
+    folder.tasks("specs").parent.mkdir()
+    for stage, rows in lists.items():
+        folder.tasks(stage).write_text("\n".join(rows) + "\n", "utf-8")
+    folder.logs.mkdir()

@@ -1,0 +1,67 @@
+"""Standard output and error of any task, also while it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlaas_condor.batch import queue
+from mlaas_condor.errors import PoolUnreachable
+from mlaas_condor.run import RunFolder
+
+_POLL_SECONDS = 1.0
+
+
+def read(folder: RunFolder, stage: str, task: int, stderr: bool = False) -> str:
+    """Return what a task has said so far; an empty string where it has not started."""
+    job = _running(folder, stage, task)
+    if job:
+        return _tail(job, stderr)
+    path = folder.stderr(stage, task) if stderr else folder.stdout(stage, task)
+    return _read_file(path)
+
+
+def follow(folder: RunFolder, stage: str, task: int, stderr: bool = False) -> Iterator[str]:
+    """Yield what a task says as it says it, until it ends."""
+    shown = ""
+    while True:
+        job = _running(folder, stage, task)
+        text = _tail(job, stderr) if job else read(folder, stage, task, stderr)
+        if text.startswith(shown) and len(text) > len(shown):
+            yield text[len(shown) :]
+            shown = text
+        if not job:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _running(folder: RunFolder, stage: str, task: int) -> queue.QueuedJob | None:
+    if not folder.dagman_log.exists():
+        return None
+    try:
+        jobs = queue.query([folder.name])
+    except PoolUnreachable:
+        return None  # what was brought back can be read all the same
+    found = [job for job in jobs if (job.stage, job.task, job.state) == (stage, task, "running")]
+    return found[0] if found else None
+
+
+def _tail(job: queue.QueuedJob, stderr: bool) -> str:
+    """Ask the machine where the job runs; the bindings have no call for it, hence the program."""
+    command = ["condor_tail", "-maxbytes", str(2**24), f"{job.cluster}.{job.proc}"]
+    if stderr:
+        command.append("-stderr")
+    try:
+        reply = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return reply.stdout.decode("utf-8", "replace")
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,186 @@
+"""The state of a run, from its output, its event logs and, in one query, the schedd."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from mlaas_condor.batch import events, queue, reasons
+from mlaas_condor.errors import PoolUnreachable
+from mlaas_condor.run import RunFolder
+from mlaas_condor.state import (
+    Failure,
+    RunState,
+    StageState,
+    State,
+    Training,
+    bundle_path,
+    stages_by_output,
+)
+
+_WAIT = 20.0  # seconds that a job may be idle before we look whether any machine could run it
+
+
+def of_runs(folders: Iterable[RunFolder]) -> list[RunState]:
+    """Return the states of several runs, asking the schedd once for all that are not over."""
+    folders = list(folders)
+    told = [_from_files(folder) for folder in folders]
+    alive = [state.name for state in told if state.state in ("idle", "running", "held")]
+    queued: list[queue.QueuedJob] | None = []
+    if alive:
+        try:
+            queued = queue.query(alive)
+        except PoolUnreachable as error:
+            queued = None
+            unreachable = str(error)
+    states = []
+    for state in told:
+        if state.name in alive and queued is None:
+            state = replace(state, waiting=(f"the pool: {unreachable}",))
+        elif state.name in alive and queued is not None:
+            state = _with_queue(state, [job for job in queued if job.run == state.name])
+        states.append(state)
+    return states
+
+
+def of_run(folder: RunFolder) -> RunState:
+    """Return the state of one run."""
+    return of_runs([folder])[0]
+
+
+def _from_files(folder: RunFolder) -> RunState:
+    """Tell the state from the run directory alone."""
+    dagman = events.read(folder.dagman_log)
+    stages = stages_by_output(folder)
+    jobs = events.read(folder.events_log)
+    for stage, so_far in stages.items():
+        stages[stage] = _with_jobs(so_far, [job for job in jobs if job.stage == stage], over=_is_over(dagman))
+    bundle = bundle_path(folder)
+    state = _run_state(dagman, stages.values(), bundle)
+    return RunState(
+        name=folder.name,
+        state=state,
+        where="pool" if dagman else "",
+        stages=tuple(_mark_reused(stages)),
+        submitted=dagman[0].submitted if dagman else None,
+        ended=dagman[-1].changed if _is_over(dagman) else None,
+        failures=tuple(_failures(folder, jobs, stages)) if state != "completed" else (),
+        bundle=bundle,
+    )
+
+
+def _is_over(dagman: list[events.Job]) -> bool:
+    return bool(dagman) and dagman[-1].state in ("ended", "removed")
+
+
+def _run_state(dagman: list[events.Job], stages: Iterable[StageState], bundle: str | None) -> State:
+    if not dagman:
+        return "prepared"
+    last = dagman[-1]
+    if last.state == "removed":
+        return "cancelled"
+    if last.state == "ended":
+        # The output decides: DAGMan can end with 0 although a node failed.
+        return "completed" if bundle and last.exit_code == 0 else "failed"
+    if last.state == "held" or any(stage.word == "held" for stage in stages):
+        return "held"
+    if last.state == "idle" and last.started is None:
+        return "idle"
+    return "running"
+
+
+def _with_jobs(stage: StageState, jobs: list[events.Job], over: bool) -> StageState:
+    """Add what the last submission of a stage's jobs does; earlier ones are history."""
+    if not jobs:
+        return stage
+    cluster = jobs[-1].cluster
+    last = [job for job in jobs if job.cluster == cluster]
+    count = Counter(job.state for job in last)
+    failed = sum(_failed(job) for job in last)
+    running = [job for job in last if job.state == "running"]
+    starts = [job.started for job in jobs if job.started is not None]
+    whole = stage.done == stage.tasks
+    return replace(
+        stage,
+        running=0 if over else len(running),
+        idle=0 if over else count["idle"],
+        held=0 if over else count["held"],
+        failed=0 if whole else failed,
+        started=min(starts, default=None),
+        ended=max(job.changed for job in last) if whole or over else None,
+    )
+
+
+def _failed(job: events.Job) -> bool:
+    return job.state == "ended" and job.exit_code != 0
+
+
+def _mark_reused(stages: dict[str, StageState]) -> Iterable[StageState]:
+    for stage in stages.values():
+        whole = bool(stage.tasks) and stage.done == stage.tasks
+        yield replace(stage, reused=whole and stage.started is None)
+
+
+def _failures(folder: RunFolder, jobs: list[events.Job], stages: dict[str, StageState]) -> Iterable[Failure]:
+    last = {job.stage: job.cluster for job in jobs}
+    for job in jobs:
+        if job.cluster != last[job.stage] or stages[job.stage].word == "done":
+            continue
+        if _failed(job):
+            words = _last_words(folder.stderr(job.stage, job.task))
+            reason, advice = reasons.of_exit(job.exit_code, job.signal, words, folder.name, job.stage, job.task)
+            yield Failure(job.stage, job.task, reason, advice)
+        elif job.state == "held":
+            reason, advice = reasons.of_hold(job.hold_code, job.hold_reason, folder.name, job.stage, job.task)
+            yield Failure(job.stage, job.task, reason, advice)
+
+
+def _last_words(path: Path) -> str:
+    """Return the last line that is not blank, as far as the last 4 KiB have it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _with_queue(state: RunState, jobs: list[queue.QueuedJob]) -> RunState:
+    """Add what only the schedd knows: where the training is, and what idle jobs wait for."""
+    training = None
+    for job in jobs:
+        if job.stage == "train" and job.state == "running" and job.epoch is not None:
+            training = Training(job.epoch, job.epochs, job.loss, job.val_auc)
+    idle = [job for job in jobs if job.state == "idle" and job.stage != "dagman"]
+    waiting = tuple(_what_idle_jobs_wait_for(idle)) if idle else ()
+    if not jobs and state.state == "running":
+        waiting = ("the schedd has no job of this run: it was removed, or the pool lost its queue",)
+    return replace(state, training=training, waiting=waiting)
+
+
+def _what_idle_jobs_wait_for(idle: list[queue.QueuedJob]) -> Iterable[str]:
+    pool = queue.machines()
+    for stage in dict.fromkeys(job.stage for job in idle):
+        jobs = [job for job in idle if job.stage == stage]
+        job = jobs[0]
+        asked = f"{job.cpus} CPU, {job.memory} MiB" + (f", {job.gpus} GPU" if job.gpus else "")
+        if not pool:
+            yield f"{stage}: {len(jobs)} idle, the pool has no machine at the moment"
+        elif too_much := _beyond(job, pool):
+            yield f"{stage}: {len(jobs)} idle, no machine has {too_much}; asked is {asked}"
+        else:
+            yield f"{stage}: {len(jobs)} idle, waiting for a free slot with {asked}"
+
+
+def _beyond(job: queue.QueuedJob, pool: list[queue.Machine]) -> str:
+    """Return what no machine of the pool could ever give the job, or an empty string."""
+    wanted = {"cpus": job.cpus, "memory": job.memory, "disk": job.disk, "gpus": job.gpus}
+    units = {"cpus": "CPUs", "memory": "MiB of memory", "disk": "KiB of disk", "gpus": "GPUs"}
+    for name, amount in wanted.items():
+        most = max(getattr(machine, name) for machine in pool)
+        if amount > most:
+            return f"{amount} {units[name]} (the largest has {most})"
+    return ""

@@ -1,0 +1,196 @@
+"""Chunks: how events are dealt out to them, their file format, and streaming them to a trainer.
+
+A chunk file is a plain zip archive (members stored, not deflated) of Blosc2 frames: ``features`` of shape
+(columns, events), float32, compressed by column; ``file`` and ``entry``, which together say where each
+event comes from; one member an identifier branch; and ``meta.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas_condor.data.dataset import Dataset
+from mlaas_condor.data.features import Columns, Matrix, raw_matrix
+from mlaas_condor.data.inputs import Column, Jagged, Reader
+from mlaas_condor.data.specs import Specs
+
+FILE_NAME = "chunk-{:05d}.zip"
+_FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal chunks are equal files
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Events of one chunk.
+
+    Parameters
+    ----------
+    features
+        Raw values, shape (columns, events), float32, NaN where there is none.
+    file, entry
+        Position of the input file and entry in its tree, each of shape (events,).
+    identifiers
+        Identifier branches, each of shape (events,).
+    """
+
+    features: Matrix
+    file: NDArray[np.uint32]
+    entry: NDArray[np.int64]
+    identifiers: dict[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.entry)
+
+
+def count(events: int, chunk_size: int) -> int:
+    """Return how many chunks ``events`` events make."""
+    return 1 if chunk_size == -1 else max(1, -(-events // chunk_size))
+
+
+def deal(events_of_files: Sequence[int], chunk_size: int) -> list[list[tuple[int, int]]]:
+    """Deal the kept events of every file out to chunks, in proportion.
+
+    Returns
+    -------
+    list of chunks, each a list with (start, stop) in kept events for every file
+        Every event is in exactly one chunk; chunks are equal to within one event a file.
+    """
+    chunks = count(sum(events_of_files), chunk_size)
+    return [
+        [(k * n // chunks, (k + 1) * n // chunks) for n in events_of_files]
+        for k in range(chunks)
+    ]  # fmt: skip
+
+
+def make(dataset: Dataset, specs: Specs, index: int, readers: dict[int, Reader] | None = None) -> Chunk:
+    """Make one chunk from the input files; the same to the last bit whenever and wherever it is made.
+
+    Parameters
+    ----------
+    dataset, specs
+        The plan, and what was measured.
+    index
+        Which chunk.
+    readers
+        Open files by position, used and added to; for several chunks in a row.
+    """
+    readers = {} if readers is None else readers
+    columns = Columns.of(specs)
+    shares = deal(specs.events_of(len(dataset.files)), dataset.chunk_size)[index]
+    parts = []
+    for position, (start, stop) in enumerate(shares):
+        if start < stop:
+            parts += list(_read_kept(dataset, specs, position, start, stop, readers))
+    names = [*dataset.flat, *dataset.jagged, *dataset.identifiers]
+    events = {name: _concatenate([part[name] for part, _, _ in parts]) for name in names}
+    file = np.concatenate([np.full(len(entry), position, np.uint32) for _, position, entry in parts])
+    entry = np.concatenate([entry for _, _, entry in parts])
+    order = np.arange(len(entry))
+    if dataset.shuffle:
+        order = np.random.default_rng([dataset.seed, index]).permutation(len(entry))
+    return Chunk(
+        features=raw_matrix(events, columns)[:, order],
+        file=file[order],
+        entry=entry[order],
+        identifiers={name: _flat(events[name], name)[order] for name in dataset.identifiers},
+    )
+
+
+def _read_kept(
+    dataset: Dataset, specs: Specs, position: int, start: int, stop: int, readers: dict[int, Reader]
+) -> Iterator[tuple[dict[str, Column], int, NDArray[np.int64]]]:
+    """Yield the kept events ``start`` to ``stop`` of one file: branches, file, entry numbers."""
+    if position not in readers:
+        file = dataset.files[position]
+        readers[position] = Reader(file.locate(), dataset.tree, file.uuid)
+    branches = [*dataset.flat, *dataset.jagged, *dataset.identifiers]
+    ranges = [kept for kept in specs.kept if kept.range.file == position]
+    ends = list(accumulate(kept.events for kept in ranges))
+    for k in range(bisect_right(ends, start), len(ranges)):
+        first = ends[k] - ranges[k].events
+        if first >= stop:
+            break
+        # Nothing is cut here, so the kept events of a range are its entries in order.
+        low = ranges[k].range.start + max(start - first, 0)
+        high = ranges[k].range.start + min(stop - first, ranges[k].events)
+        yield readers[position].read(branches, low, high), position, np.arange(low, high, dtype=np.int64)
+
+
+def _concatenate(parts: Sequence[Column]) -> Column:
+    jagged = [part for part in parts if isinstance(part, Jagged)]
+    if jagged:
+        counts = np.concatenate([part.counts for part in jagged])
+        return Jagged(counts, np.concatenate([part.values for part in jagged]))
+    return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
+
+
+def _flat(column: Column, name: str) -> NDArray[Any]:
+    if isinstance(column, Jagged):
+        raise ValueError(f"{name}: an identifier must be one number an event, this branch is jagged")
+    return column
+
+
+def write(path: Path, chunk: Chunk) -> None:
+    """Write a chunk file; equal chunks give equal files."""
+    meta = {"events": len(chunk), "columns": len(chunk.features), "identifiers": list(chunk.identifiers)}
+    members = {"file": chunk.file, "entry": chunk.entry}
+    members |= {f"id/{name}": values for name, values in chunk.identifiers.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo("meta.json", _FIXED_TIME), json.dumps(meta))
+        archive.writestr(zipfile.ZipInfo("features", _FIXED_TIME), _compress(chunk.features))
+        for name, values in members.items():
+            archive.writestr(zipfile.ZipInfo(name, _FIXED_TIME), _compress(values[None, :]))
+
+
+def _compress(rows: NDArray[Any]) -> bytes:
+    """Compress row by row: Zstandard 1 after a byte shuffle was the smallest of what was fast."""
+    import blosc2
+
+    n = max(1, rows.shape[1])
+    cparams = blosc2.CParams(
+        codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.SHUFFLE], nthreads=1, typesize=rows.itemsize
+    )
+    rows = np.ascontiguousarray(rows)
+    frame: bytes = blosc2.asarray(rows, chunks=(min(16, len(rows)), n), blocks=(1, n), cparams=cparams).to_cframe()
+    return frame
+
+
+def read(path: Path) -> Chunk:
+    """Read a chunk file back."""
+    with zipfile.ZipFile(path) as archive:
+        meta = json.loads(archive.read("meta.json"))
+        return Chunk(
+            features=_decompress(archive.read("features")),
+            file=_decompress(archive.read("file"))[0],
+            entry=_decompress(archive.read("entry"))[0],
+            identifiers={name: _decompress(archive.read(f"id/{name}"))[0] for name in meta["identifiers"]},
+        )
+
+
+def _decompress(frame: bytes) -> Any:
+    import blosc2
+
+    return blosc2.ndarray_from_cframe(frame)[:]
+
+
+def stream(paths: Iterable[Path]) -> Iterator[Chunk]:
+    """Yield the chunks of ``paths`` in order, decompressing one ahead in a thread."""
+    todo = list(paths)
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(read, todo[0]) if todo else None
+        for following in [*todo[1:], None]:
+            if waiting is None:
+                return
+            chunk = waiting.result()
+            waiting = ahead.submit(read, following) if following else None
+            yield chunk

@@ -1,0 +1,232 @@
+"""How many jobs each stage gets, and what each may use, from the size of the dataset.
+
+The rates are of one slow core; they decide only how the work is split, never what comes out.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from mlaas_condor.data import chunks
+
+# Measured with benchmarks/pipeline.py and rounded down.
+SPECS_RATE = 4e6  # branches x events a second
+CHUNK_RATE = 3e6  # columns x events a second, reading, padding and compressing
+TRAIN_RATE = 1e7  # columns x events x epochs a second, a small network
+TRANSFER_RATE = 50e6  # bytes a second, into a job
+START_SECONDS = 5.0  # from a matched slot to the first line of ours
+MOST_ENTRIES = 50_000  # of one entry range: bounds the memory of a specs task
+BYTES_A_VALUE = 4
+STAGE_MEMORY = 300  # MiB of Python with uproot
+TRAIN_MEMORY = 1500  # MiB of Python with TensorFlow
+MIB = 2**20
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Wishes(_Plain):
+    """What the user asks for, None where the plan decides, and what the settings say.
+
+    Parameters
+    ----------
+    specs_jobs, preprocess_jobs
+        Jobs of the stages.
+    memory, disk
+        MiB of the training job.
+    cpus, gpus
+        Cores and GPUs of the training job.
+    epochs
+        Passes over the data.
+    job_seconds, least_memory
+        The settings of these names.
+    """
+
+    specs_jobs: int | None = None
+    preprocess_jobs: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    cpus: int | None = None
+    gpus: int = 0
+    epochs: int = 1
+    job_seconds: float = 600.0
+    least_memory: int = 512
+
+
+class StagePlan(_Plain):
+    """What the jobs of one stage may use, each.
+
+    Parameters
+    ----------
+    jobs
+        How many jobs.
+    cpus, gpus
+        Cores and GPUs of a job.
+    memory, disk
+        MiB of a job.
+    seconds
+        How long a job is expected to take.
+    """
+
+    stage: str
+    jobs: int
+    cpus: int
+    gpus: int
+    memory: int
+    disk: int
+    seconds: float
+
+
+class Size(_Plain):
+    """Size of a dataset: what the plan depends on.
+
+    Parameters
+    ----------
+    files, bytes
+        Input files, and bytes of all of them.
+    transferred
+        Bytes of those that travel with the jobs.
+    events, flat, jagged, columns
+        Entries used; feature branches; columns of the matrix, as far as known.
+    chunk_size
+        Events a chunk.
+    """
+
+    files: int
+    bytes: int
+    transferred: int
+    events: int
+    flat: int
+    jagged: int
+    columns: int
+    chunk_size: int
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that the events make, without cuts."""
+        return chunks.count(self.events, self.chunk_size)
+
+    @property
+    def chunk_mib(self) -> float:
+        """MiB of the matrix of one chunk."""
+        return self.columns * self.events / self.chunks * BYTES_A_VALUE / MIB
+
+
+class Plan(_Plain):
+    """The plan of a run: sizes as far as they are known, what was asked for, and the jobs."""
+
+    size: Size
+    wishes: Wishes
+    stages: list[StagePlan]
+
+    def stage(self, name: str) -> StagePlan:
+        """Return the plan of one stage."""
+        return next(stage for stage in self.stages if stage.stage == name)
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote."""
+        return cls.model_validate_json(path.read_text("utf-8"))
+
+
+def specs_jobs(size: Size, wishes: Wishes) -> int:
+    """Return the number of specs jobs."""
+    seconds = (size.flat + size.jagged) * size.events / SPECS_RATE
+    return min(wishes.specs_jobs or _split(seconds, wishes.job_seconds, size.files), size.events)
+
+
+def preprocess_jobs(size: Size, wishes: Wishes) -> int:
+    """Return the number of preprocess jobs; each needs all local files, so few large ones may win."""
+    seconds = size.columns * size.events / CHUNK_RATE
+    target = max(wishes.job_seconds, size.transferred / TRANSFER_RATE)
+    return min(wishes.preprocess_jobs or _split(seconds, target, size.chunks), size.chunks)
+
+
+def _split(seconds: float, target: float, parts: int) -> int:
+    """Return how many jobs of ``target`` seconds it takes; two where there are two parts to share."""
+    return max(ceil(seconds / target), min(2, parts))
+
+
+def make(size: Size, wishes: Wishes) -> Plan:
+    """Plan all stages."""
+    jobs = {"specs": specs_jobs(size, wishes), "preprocess": preprocess_jobs(size, wishes)}
+    seconds, memory, disk = _seconds(size, wishes, jobs), _memory(size, wishes), _disk(size, wishes, jobs)
+    stages = [
+        StagePlan(
+            stage=stage,
+            jobs=jobs.get(stage, 1),
+            cpus=(wishes.cpus or 1) if stage == "train" else 1,
+            gpus=wishes.gpus if stage == "train" else 0,
+            memory=ceil(memory[stage]),
+            disk=ceil(disk[stage]),
+            seconds=START_SECONDS + seconds[stage],
+        )
+        for stage in seconds
+    ]
+    return Plan(size=size, wishes=wishes, stages=stages)
+
+
+def _seconds(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:
+    return {
+        "specs": (size.flat + size.jagged) * size.events / SPECS_RATE / jobs["specs"],
+        "merge": 0.0,
+        "preprocess": size.columns * size.events / CHUNK_RATE / jobs["preprocess"],
+        "train": size.columns * size.events * wishes.epochs / TRAIN_RATE,
+        "report": 5.0,
+    }
+
+
+def _memory(size: Size, wishes: Wishes) -> dict[str, float]:
+    """Return MiB: the program, the data it holds at once and the copies it makes of it."""
+    range_mib = min(MOST_ENTRIES, size.events) * size.columns * BYTES_A_VALUE / MIB
+    needed = {
+        "specs": STAGE_MEMORY + 3 * range_mib,
+        "merge": STAGE_MEMORY,
+        "preprocess": STAGE_MEMORY + 4 * size.chunk_mib,
+        "train": TRAIN_MEMORY + 6 * size.chunk_mib,
+        "report": STAGE_MEMORY + 200,
+    }
+    asked = {stage: max(each, wishes.least_memory) for stage, each in needed.items()}
+    return asked | ({"train": wishes.memory} if wishes.memory else {})
+
+
+def _disk(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:
+    """Return MiB: the files that travel, and twice what compressed chunks may take."""
+    transferred = size.transferred / MIB
+    all_chunks = size.chunk_mib * size.chunks
+    return {
+        "specs": transferred + 100,
+        "merge": 100,
+        "preprocess": transferred + all_chunks / jobs["preprocess"] + 100,
+        "train": wishes.disk or all_chunks + 500,
+        "report": 500,
+    }
+
+
+def task_rows(plan: StagePlan, units: int, inputs: list[str] | None = None) -> list[str]:
+    """Return the lines of a task list: task, first and last unit, memory, disk, input files.
+
+    Parameters
+    ----------
+    plan
+        Jobs of the stage, and what each may use.
+    units
+        Pieces of output that the jobs share out among themselves.
+    inputs
+        Comma-separated input files of each task, where they differ.
+    """
+    rows = []
+    for task in range(plan.jobs):
+        first, last = task * units // plan.jobs, (task + 1) * units // plan.jobs - 1
+        files = f" {inputs[task]}" if inputs else ""
+        rows.append(f"{task:05d} {first} {last} {plan.memory} {plan.disk}{files}")
+    return rows

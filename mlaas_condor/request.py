@@ -1,0 +1,327 @@
+"""What the user wrote: job.json and params.json. The only place where their keys are known."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mlaas_condor.errors import Problem, RequestError
+
+# Keys of old job files that say where the old server's host kept things; nothing here needs them.
+IGNORED_KEYS = ("host_folder", "cert_folder", "fout")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+_UNITS = {"": None, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?")
+_MEBIBYTE = 2**20
+
+
+def parse_size(value: object) -> int:
+    """Return a memory or disk size in MiB, rounded up.
+
+    ``"500m"``, ``"3gb"``, ``"1.5 GiB"`` are powers of 1024. A bare number is MiB as in an HTCondor
+    submit file, unless it is 1048576 or more: then it is bytes, as container tools have it.
+    """
+    text = str(value).strip().lower()
+    match = _SIZE.fullmatch(text)
+    if isinstance(value, bool) or not match or float(match[1]) <= 0:
+        raise ValueError(f"{value!r} is not a size; write a number with a unit, such as 500m or 3gb")
+    number = float(match[1])
+    if match[2] or match[3]:
+        scale = _UNITS[match[2]] or 1
+    else:
+        scale = 1 if number >= _MEBIBYTE else _MEBIBYTE
+    return max(1, -(-int(number * scale) // _MEBIBYTE))
+
+
+def _parse_cpus(value: object) -> int:
+    try:
+        cpus = float(str(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is not a number of CPUs") from None
+    if isinstance(value, bool) or not 0 < cpus < 10_000:
+        raise ValueError(f"{value!r} is not a number of CPUs")
+    return max(1, -int(-cpus // 1))
+
+
+def _all_or_some(value: int) -> int:
+    if value < -1 or value == 0:
+        raise ValueError(f"{value} does not do; give a number above 0, or -1 for all")
+    return value
+
+
+def _parse_names(value: object) -> object:
+    """Turn ``""`` and a comma string into a list of names; a lone name may be that of a file."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return value
+
+
+def _parse_name(value: object) -> object:
+    if isinstance(value, str) and not NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} cannot name a run; use letters, digits and _ . + -, beginning with a letter or digit"
+        )
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | float)]
+Cpus = Annotated[int, BeforeValidator(_parse_cpus, json_schema_input_type=str | float)]
+Events = Annotated[int, AfterValidator(_all_or_some)]
+Names = Annotated[list[str], BeforeValidator(_parse_names, json_schema_input_type=str | list[str])]
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+_K = TypeVar("_K", bound=_Keys)
+
+
+class Tasks(_Keys):
+    """How many jobs a stage is split into, where the plan's own choice does not suit."""
+
+    specs: int | None = Field(None, ge=1, description="jobs that measure the inputs")
+    preprocess: int | None = Field(None, ge=1, description="jobs that make the chunks")
+
+
+class Metrics(_Keys):
+    """Options of the classification metrics."""
+
+    threshold: float = Field(0.5, ge=0, le=1, description="score above which an event counts as signal")
+
+
+class Params(_Keys):
+    """params.json: which events, which branches, how to train."""
+
+    nevts: Events = Field(-1, description="events to use in all files together, before cuts; -1: all")
+    chunk_size: Events = Field(10_000, description="events a chunk; -1: one chunk with everything")
+    shuffle: bool = Field(True, description="shuffle the events of a chunk")
+    epochs: int = Field(10, ge=1, description="passes over the data")
+    batch_size: int = Field(100, ge=1, description="events a step of the optimiser")
+    identifier: Names = Field([], description="branches that name an event; never features")
+    branch: str = Field("Events", min_length=1, description="path of the tree in the files")
+    selected_branches: Names = Field(
+        [], description="branches to use (* at the end matches a prefix), or the name of a file with one a line"
+    )
+    exclude_branches: Names = Field([], description="branches to leave out, written like selected_branches")
+    hist: str | None = Field(None, description="folder for one plot a feature")
+    redirector: str | None = Field(None, description="XRootD redirector for paths that are not local")
+    training: str = Field(
+        "per chunk", description="standard: every epoch runs over all chunks; else each chunk is trained in turn"
+    )
+    metrics: bool | Metrics = Field(False, description="options of the metrics, which are always computed")
+    split: float = Field(0.2, gt=0, lt=1, description="share of the training events kept for validation")
+    nan: float | None = Field(None, description="value of the padding before normalising; none: 0 after it")
+    verbose: int = Field(0, ge=0, le=2, description="how much the training log says")
+    seed: int = Field(21, ge=0, lt=2**32, description="seed of shuffling, splitting and training")
+
+
+class Job(_Keys):
+    """job.json: which files, which labels, which model, and what the jobs may use."""
+
+    name: Annotated[str, BeforeValidator(_parse_name)] = Field(description="a run is called <name>_<n>")
+    files: str | list[str] = Field(description="file with one ROOT file a line, or the list itself")
+    labels: str | list[str | int | float] = Field(description="file with one class label a line, or the list")
+    model: str = Field(description="Python file with def model(idim)")
+    params: str | Params = Field(Params(), description="params.json, or its content")
+    preproc: str | None = Field(None, description="file with new branches and cuts")
+    specs: str | None = Field(None, description="specs to use instead of measuring them")
+    device: Literal["cpu", "gpu"] = Field("cpu", description="where the training runs")
+    gpus: int | None = Field(None, ge=1, le=64, description="GPUs of the training job")
+    gpu_memory: Size | None = Field(None, description="least memory of a GPU, such as 16gb")
+    gpu_capability: float | None = Field(None, gt=0, description="least CUDA capability of a GPU, such as 8.0")
+    memory: Size | None = Field(None, description="memory of the training job, such as 3gb")
+    cpus: Cpus | None = Field(None, description="CPUs of the training job")
+    disk: Size | None = Field(None, description="disk of the training job, such as 10gb")
+    tasks: Tasks = Field(Tasks(), description="jobs of a stage, where the plan's choice does not suit")
+
+    @property
+    def gpus_wanted(self) -> int:
+        """GPUs that the training job asks for."""
+        return self.gpus or (1 if self.device == "gpu" else 0)
+
+
+@dataclass
+class Request:
+    """A request as read, with what is wrong with it so far.
+
+    Reading never stops at the first mistake: what cannot be used is listed in ``problems`` and left at
+    its default, so that the checks which follow can still find the others. ``check`` ends it.
+
+    Parameters
+    ----------
+    job, params
+        The validated content.
+    folder
+        Folder to which file names are relative.
+    problems, warnings
+        What makes the request unusable; what the user should know.
+    sources
+        Each text as read: ``job.json``, ``params.json``.
+    """
+
+    job: Job
+    params: Params
+    folder: Path
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Request:
+        """Read a job file and its params file; mistakes go to ``problems``."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / "job.json"
+        problems: list[Problem] = []
+        text, raw = _read_json(path, problems)
+        if raw is None:
+            raise RequestError(problems)
+        request = cls.of(raw, folder=path.absolute().parent, where=path.name, text=text)
+        request.problems[:0] = problems
+        return request
+
+    @classmethod
+    def of(
+        cls, raw: Mapping[str, Any], folder: str | Path = ".", where: str = "job", text: str = ""
+    ) -> Request:
+        """Make a request of the content of a job file.
+
+        Parameters
+        ----------
+        raw
+            What job.json holds; ``params`` may be the content of params.json itself.
+        folder
+            Folder to which file names are relative.
+        where, text
+            Name and text of the job file, for messages that give a line.
+        """
+        folder = Path(folder).absolute()
+        problems: list[Problem] = []
+        raw = dict(raw)
+        warnings = [f"{where}: {key!r} is not needed here, ignored" for key in IGNORED_KEYS if key in raw]
+        raw = {key: value for key, value in raw.items() if key not in IGNORED_KEYS}
+        params_raw, params_where, params_text = raw.pop("params", {}), f"{where}: params", ""
+        sources = {"job.json": text or json.dumps(raw, indent=1)}
+        if isinstance(params_raw, str):
+            params_path = folder / params_raw
+            params_where = params_raw
+            params_text, params_raw = _read_json(params_path, problems)
+            sources["params.json"] = params_text
+        params = _validate(Params, params_raw or {}, params_where, params_text, problems)
+        job = _validate(Job, raw, where, text, problems)
+        request = cls(job, params, folder, problems, warnings, sources)
+        request._expand_branch_files()
+        return request
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file that the request names."""
+        return self.folder / Path(name).expanduser()
+
+    def check(self) -> None:
+        """Raise `RequestError` with every problem found, if there is one."""
+        if self.problems:
+            raise RequestError(self.problems)
+
+    def _expand_branch_files(self) -> None:
+        for key in ("selected_branches", "exclude_branches"):
+            names = getattr(self.params, key)
+            if len(names) == 1 and "*" not in names[0] and self.path(names[0]).is_file():
+                lines = list(content_lines(self.path(names[0]).read_text("utf-8", "replace")))
+                self.params = self.params.model_copy(update={key: lines})
+
+
+def content_lines(text: str) -> Iterable[str]:
+    """Yield the lines of a list file without blank lines, comment lines and surrounding space."""
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped and not stripped.startswith("#"):
+            yield stripped
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Return a hint that lists the known names nearest to one that is not known."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    if not close:
+        lowered = {each.lower(): each for each in known}
+        close = [lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, n=most, cutoff=0.5)]
+    if close:
+        return "did you mean " + " or ".join(repr(each) for each in close) + "?"
+    return "there is " + ", ".join(known[:12]) + (", …" if len(known) > 12 else "") if known else ""
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of job.json; params.json is its definition ``Params``."""
+    schema = Job.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "mlaas-condor job.json"
+    return schema
+
+
+def _read_json(path: Path, problems: list[Problem]) -> tuple[str, dict[str, Any] | None]:
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        near = nearest(path.name, [entry.name for entry in _siblings(path)])
+        problems.append(Problem(str(path), "no such file", near))
+        return "", None
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(Problem(str(path), f"cannot be read: {error}"))
+        return "", None
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        problems.append(Problem(f"{path.name}:{error.lineno}:{error.colno}", f"not valid JSON: {error.msg}"))
+        return text, None
+    if not isinstance(raw, dict):
+        problems.append(Problem(path.name, f"holds a {type(raw).__name__}, not an object {{…}}"))
+        return text, None
+    return text, raw
+
+
+def _siblings(path: Path) -> list[Path]:
+    try:
+        return [entry for entry in path.parent.iterdir() if entry.suffix == path.suffix]
+    except OSError:
+        return []
+
+
+def _validate(
+    kind: type[_K], raw: Mapping[str, Any], where: str, text: str, problems: list[Problem]
+) -> _K:
+    """Validate; on mistakes list them, drop the keys concerned and go on with the rest."""
+    try:
+        return kind.model_validate(dict(raw))
+    except ValidationError as error:
+        wrong = set()
+        for detail in error.errors():
+            problems.append(_describe(kind, detail, where, text))
+            wrong.add(str(detail["loc"][0]))
+    rest = {key: value for key, value in raw.items() if key not in wrong}
+    missing = {name: "" for name, info in kind.model_fields.items() if info.is_required() and name not in rest}
+    kept = kind.model_validate({**rest, **{name: "missing" for name in missing}})
+    return kept.model_copy(update=missing)
+
+
+def _describe(kind: type[_Keys], detail: Mapping[str, Any], where: str, text: str) -> Problem:
+    key = str(detail["loc"][0])
+    line = next((n for n, each in enumerate(text.splitlines(), 1) if f'"{key}"' in each), None)
+    place = f"{where}:{line}" if line else where
+    if detail["type"] == "extra_forbidden":
+        unknown = str(detail["loc"][-1])
+        known = kind.model_fields if len(detail["loc"]) == 1 else Tasks.model_fields
+        return Problem(place, f"unknown key {unknown!r}", nearest(unknown, known))
+    if detail["type"] == "missing":
+        return Problem(where, f"{key!r} is missing", kind.model_fields[key].description or "")
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return Problem(place, f"{key}: {message}")
+    return Problem(place, f"{key}: {detail['input']!r} does not do: {message[:1].lower()}{message[1:]}")

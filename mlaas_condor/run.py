@@ -1,0 +1,260 @@
+"""The run directory: every file name in it, and how runs are created, opened, listed and deleted.
+
+The run directory is the database: whatever is known of a run is read from here (and, while it runs,
+from HTCondor).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlaas_condor.errors import RunNotFound, WrongState
+from mlaas_condor.request import nearest
+
+STAGES = ("specs", "merge", "preprocess", "train", "report")
+SHARED_STAGES = ("specs", "merge", "preprocess")  # their output is kept in the store, by content
+_NAMES = ".names"  # one empty file a run name ever given, so that no number is given twice
+_RUN_NAME = re.compile(r"(?P<name>.+)_(?P<number>\d+)")
+
+
+def task_name(number: int) -> str:
+    """Return the name of a task or of a unit of output: ``00003``."""
+    return f"{number:05d}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run directory and the names in it.
+
+    Parameters
+    ----------
+    path
+        The directory; its last part is the name of the run.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run: ``luca_1``."""
+        return self.path.name
+
+    @property
+    def files(self) -> Path:
+        """Copies of the files the user wrote."""
+        return self.path / "files"
+
+    @property
+    def inputs(self) -> Path:
+        """Links to local input files, under names that no two of them share."""
+        return self.path / "inputs"
+
+    @property
+    def dataset(self) -> Path:
+        """`Dataset`."""
+        return self.path / "dataset.json"
+
+    @property
+    def recipe(self) -> Path:
+        """`Recipe`: how to train."""
+        return self.path / "recipe.json"
+
+    @property
+    def plan(self) -> Path:
+        """`Plan`: jobs, memory, disk and time of each stage."""
+        return self.path / "plan.json"
+
+    @property
+    def request(self) -> Path:
+        """The request as understood, defaults included."""
+        return self.path / "request.json"
+
+    @property
+    def dag(self) -> Path:
+        """The DAG."""
+        return self.path / "run.dag"
+
+    @property
+    def ready_script(self) -> Path:
+        """The PRE script of the stages."""
+        return self.path / "ready.sh"
+
+    @property
+    def events_log(self) -> Path:
+        """Events of all jobs of all stages."""
+        return self.path / "events.log"
+
+    @property
+    def dagman_log(self) -> Path:
+        """Events of the DAGMan job itself."""
+        return self.path / "run.dag.dagman.log"
+
+    @property
+    def dagman_out(self) -> Path:
+        """What DAGMan says."""
+        return self.path / "run.dag.dagman.out"
+
+    @property
+    def local_lock(self) -> Path:
+        """Locked while the run is done without HTCondor."""
+        return self.path / "local.lock"
+
+    @property
+    def local_log(self) -> Path:
+        """How a run without HTCondor ended."""
+        return self.path / "local.log"
+
+    @property
+    def logs(self) -> Path:
+        """Standard output and error of every task."""
+        return self.path / "logs"
+
+    def submit_file(self, stage: str) -> Path:
+        """Submit file of a stage."""
+        return self.path / f"{stage}.sub"
+
+    def tasks(self, stage: str) -> Path:
+        """List of all tasks of a stage, one a line: as planned, or as merge found it should be."""
+        exact = self.output("merge") / f"{stage}.tasks"
+        return exact if exact.exists() else self.path / "tasks" / f"{stage}.tasks"
+
+    def todo(self, stage: str) -> Path:
+        """List of the tasks of a stage that are to be done now."""
+        return self.path / "tasks" / f"{stage}.todo"
+
+    def output(self, stage: str) -> Path:
+        """What a stage brings back."""
+        return self.path / stage
+
+    def stdout(self, stage: str, task: int) -> Path:
+        """Standard output of a task."""
+        return self.logs / f"{stage}.{task_name(task)}.out"
+
+    def stderr(self, stage: str, task: int) -> Path:
+        """Standard error of a task."""
+        return self.logs / f"{stage}.{task_name(task)}.err"
+
+    @property
+    def bundle(self) -> Path:
+        """The model bundle, once the report stage is done."""
+        return self.output("report") / f"{self.name}.tar.gz"
+
+    @property
+    def history(self) -> Path:
+        """What each epoch of the training gave, one JSON object a line."""
+        return self.output("train") / "history.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics on the train, validation and test events."""
+        return self.output("train") / "metrics.json"
+
+    def units_done(self, stage: str) -> set[int]:
+        """Return the numbers of the units (partial specs, chunks, …) that are complete."""
+        return {int(mark.stem) for mark in self.output(stage).glob("*.ok")}
+
+    def task_units(self, stage: str) -> dict[int, range]:
+        """Return the units that each task of a stage makes, by the number of the task."""
+        try:
+            lines = self.tasks(stage).read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        rows = [line.split() for line in lines if line.strip()]
+        return {int(row[0]): range(int(row[1]), int(row[2]) + 1) for row in rows}
+
+    def tasks_done(self, stage: str) -> set[int]:
+        """Return the numbers of the tasks whose units are all complete."""
+        done = self.units_done(stage)
+        return {task for task, units in self.task_units(stage).items() if done.issuperset(units)}
+
+
+def reserve(runs: Path, name: str) -> str:
+    """Take the next free ``name_n``; no two callers get the same one, nor one that was ever used."""
+    names = runs / _NAMES
+    names.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((found for base, found in map(_split, names.iterdir()) if base == name), default=0)
+    while True:
+        try:
+            (names / f"{name}_{number}").touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+            continue
+        return f"{name}_{number}"
+
+
+def _split(path: Path) -> tuple[str, int]:
+    match = _RUN_NAME.fullmatch(path.name)
+    return (match["name"], int(match["number"])) if match else (path.name, 0)
+
+
+def staging(runs: Path, name: str) -> Path:
+    """Create a folder to prepare a run in; `publish` gives it its name once it is complete."""
+    folder = runs / f".{name}.{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def publish(folder: Path, runs: Path, name: str) -> RunFolder:
+    """Make a prepared folder the run directory ``runs/name``: complete, or not there."""
+    os.rename(folder, runs / name)  # noqa: PTH104 - Path.rename is the same call; this one says it is atomic
+    return RunFolder(runs / name)
+
+
+def open_folder(runs: Path, name: str) -> RunFolder:
+    """Open the run of that name.
+
+    Raises
+    ------
+    RunNotFound
+        There is none; the message has the nearest names.
+    """
+    folder = RunFolder(runs / name)
+    if "/" in name or name.startswith(".") or not folder.dag.exists():
+        hint = nearest(name, [run.name for run in list_folders(runs)])
+        raise RunNotFound(f"no run {name!r} in {runs}" + (f": {hint}" if hint else ""))
+    return folder
+
+
+def list_folders(runs: Path) -> list[RunFolder]:
+    """Return all runs, oldest first."""
+    found = [RunFolder(path) for path in _subfolders(runs) if (path / "run.dag").exists()]
+    return sorted(found, key=lambda run: (run.dag.stat().st_mtime, _split(run.path)))
+
+
+def _subfolders(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+
+
+def delete(run: RunFolder, store: Path) -> None:
+    """Delete a run directory and what it alone used of the store.
+
+    Raises
+    ------
+    WrongState
+        The directory cannot be removed; says why.
+    """
+    gone = run.path.with_name(f".{run.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        run.path.rename(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise WrongState(f"{run.name}: {run.path} cannot be deleted: {error}") from error
+    _drop_unused(store)
+
+
+def _drop_unused(store: Path) -> None:
+    """Delete stored files that no run holds a link to, then the folders left empty.
+
+    A store folder is dropped as a whole or not at all, so that no file is left without its mark.
+    """
+    for folder in store.glob("*/*"):
+        files = [path for path in folder.iterdir() if path.is_file()]
+        if all(path.stat().st_nlink == 1 for path in files):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,125 @@
+"""A run's state for people: a table in a terminal or a notebook, a sentence, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from mlaas_condor.state import RunState, StageState
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLOURS = {
+    "done": "green", "reused": "green", "completed": "green", "running": "cyan", "idle": "yellow",
+    "held": "magenta", "failed": "red", "cancelled": "red", "waiting": "dim", "prepared": "dim",
+}  # fmt: skip
+
+
+def to_json(value: Any) -> str:
+    """Return plain data as indented JSON."""
+    return json.dumps(value, indent=1, default=str)
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as ``42 s``, ``3:07`` or ``1:02:03``."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def size(mib: float) -> str:
+    """Return MiB as ``512 MB`` or ``1.5 GB``, as submit files write them."""
+    return f"{mib:.0f} MB" if mib < 1024 else f"{mib / 1024:.1f} GB"
+
+
+def _detail(state: RunState, stage: StageState) -> str:
+    """Return what is worth saying of a stage beside its counts."""
+    training = state.training
+    if stage.stage == "train" and training and stage.running:
+        of = f"/{training.epochs}" if training.epochs else ""
+        loss = f"  loss {training.loss:.4f}" if training.loss is not None else ""
+        auc = f"  validation AUC {training.val_auc:.4f}" if training.val_auc is not None else ""
+        return f"epoch {training.epoch}{of}{loss}{auc}"
+    parts = [(stage.running, "running"), (stage.idle, "idle"), (stage.held, "held"), (stage.failed, "failed")]
+    return ", ".join(f"{number} {word}" for number, word in parts if number)
+
+
+def _took(stage: StageState) -> str:
+    if stage.started is None or stage.ended is None:
+        return ""
+    return duration(stage.ended - stage.started)
+
+
+def rows(state: RunState) -> list[tuple[str, str, str, str, str]]:
+    """Return (stage, state, done of tasks, detail, time) for every stage."""
+    return [
+        (stage.stage, stage.word, f"{stage.done}/{stage.tasks}", _detail(state, stage), _took(stage))
+        for stage in state.stages
+    ]
+
+
+def table(state: RunState) -> RenderableType:
+    """Return the stages of a run, what it waits for and what failed, to be printed with rich."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Text.assemble((state.name, "bold"), "  ", (state.state, COLOURS[state.state]))
+    if state.elapsed is not None:
+        head.append(f"  {duration(state.elapsed)}")
+    if state.where == "local":
+        head.append("  without HTCondor", "dim")
+    grid = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    for name, justify in (("stage", "left"), ("state", "left"), ("done", "right"), ("", "left"), ("time", "right")):
+        grid.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for stage, word, done, detail, took in rows(state):
+        grid.add_row(stage, Text(word, COLOURS[word]), done, detail, took)
+    lines: list[RenderableType] = [head, grid]
+    lines += [Text(f"waits: {text}", "yellow") for text in state.waiting]
+    for failure in state.failures:
+        lines.append(Text(f"{failure.stage} task {failure.task}: {failure.reason}", "red"))
+        lines.append(Text(f"  → {failure.advice}"))
+    if state.bundle:
+        lines.append(Text(f"model: {state.bundle}"))
+    return Group(*lines)
+
+
+def html(state: RunState) -> str:
+    """Return the stages as an HTML table, for notebooks."""
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(state)
+    )  # fmt: skip
+    notes = [*state.waiting, *(f"{each.stage} task {each.task}: {each.reason}" for each in state.failures)]
+    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return (
+        f"<p><b>{escape(state.name)}</b> {state.state} {duration(state.elapsed)}</p>"
+        "<table><tr><th>stage</th><th>state</th><th>done</th><th></th><th>time</th></tr>"
+        f"{body}</table>{below}"
+    )
+
+
+def failure(state: RunState) -> str:
+    """Return why a run has no model, in words."""
+    reasons = [f"{each.stage} task {each.task}: {each.reason}\n→ {each.advice}" for each in state.failures]
+    return "\n".join([f"{state.name} is {state.state}", *reasons, *state.waiting])
+
+
+@contextmanager
+def live(enabled: bool = True) -> Iterator[Callable[[RunState], None]]:
+    """Show a state that changes: gives a function that takes the new one."""
+    if not enabled:
+        yield lambda state: None
+        return
+    from rich.live import Live
+
+    with Live(refresh_per_second=4) as display:
+        yield lambda state: display.update(table(state))

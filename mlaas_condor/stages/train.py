@@ -1,0 +1,96 @@
+"""The train stage: train the user's model on the chunks.
+
+``python -m mlaas_condor.stages.train recipe.json specs.json CHUNKS_FOLDER`` reads the model file beside it and
+writes, into ``output/train/``, ``model/``, ``history.jsonl``, ``metrics.json`` and ``scores.npz``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mlaas_condor.batch import chirp
+from mlaas_condor.data.features import Columns
+from mlaas_condor.data.specs import Specs
+from mlaas_condor.errors import InputUnreadable
+from mlaas_condor.stages.program import everything, log, main, mark
+from mlaas_condor.training import models
+from mlaas_condor.training.frameworks import open_adapter
+from mlaas_condor.training.recipe import Recipe
+
+
+def work(arguments: list[str], output: Path) -> None:
+    """Train, score, save."""
+    recipe, specs = Recipe.read(Path(arguments[0])), Specs.read(Path(arguments[1]))
+    columns = Columns.of(specs)
+    paths = sorted(Path(arguments[2]).glob("chunk-*.zip"))
+    if not paths:
+        raise InputUnreadable(f"there is no chunk in {arguments[2]}")
+    model_file = models.check(Path(recipe.model))
+    if model_file.reason:
+        log.info(model_file.reason)
+    try:
+        model = open_adapter(model_file, len(columns), recipe.seed, recipe.threads)
+    except models.LegacyKerasNeeded as refusal:
+        _start_again_with_keras_2(str(refusal))
+    for line in model.describe().splitlines():
+        log.info("%s", line)
+
+    # Not before the framework is bound: it pulls in scikit-learn, and the two share thread settings.
+    from mlaas_condor.training import loop, metrics
+
+    samples = loop.Samples(paths, columns, recipe)
+    with (output / "history.jsonl").open("w", encoding="utf-8") as history:
+        passes = recipe.epochs * (1 if recipe.standard else len(paths))
+
+        def told(epoch: loop.Epoch) -> None:
+            history.write(json.dumps(epoch.to_dict()) + "\n")
+            history.flush()
+            _tell(epoch, recipe, passes)
+
+        loop.train(model, samples, recipe, told)
+    scores = loop.score(model, samples)
+    result = {split: metrics.classification(*scores.of(split), recipe.threshold) for split in loop.SPLITS}
+    (output / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    np.savez_compressed(output / "scores.npz", **vars(scores))
+    main_file = model.save(output / "model")
+    log.info("test AUC %s on %d events; model saved as %s", result["test"]["auc"], result["test"]["events"], main_file)
+    mark(output, 0, everything(output))
+
+
+def _start_again_with_keras_2(reason: str) -> None:
+    """Replace this process: one process can hold only one of the two Keras."""
+    log.info("%s; starting again with Keras 2", reason.splitlines()[0])
+    sys.stdout.flush()
+    os.environ[models.LEGACY_VARIABLE] = "1"
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "mlaas_condor.stages.train", *sys.argv[1:]])
+
+
+_passed = 0
+
+
+def _tell(epoch: loop.Epoch, recipe: Recipe, passes: int) -> None:
+    """Say in the log, and in the job's ClassAd, where the training is."""
+    global _passed
+    _passed += 1
+    rate = epoch.events / epoch.seconds if epoch.seconds else 0.0
+    auc = "" if epoch.val_auc is None else f"  validation AUC {epoch.val_auc:.4f}"
+    chunk = "" if epoch.chunk is None else f"chunk {epoch.chunk} "
+    log.info(
+        "%sepoch %d/%d  loss %.4f  validation loss %.4f%s  %.0f events/s  %d s left",
+        chunk, epoch.epoch, recipe.epochs, epoch.loss, epoch.val_loss, auc, rate, (passes - _passed) * epoch.seconds,
+    )  # fmt: skip
+    news: dict[str, float | int | str] = {
+        "ChirpMLaaSEpoch": _passed, "ChirpMLaaSEpochs": passes, "ChirpMLaaSLoss": epoch.loss,
+    }  # fmt: skip
+    if epoch.val_auc is not None:
+        news["ChirpMLaaSValAuc"] = epoch.val_auc
+    chirp.publish(news)
+
+
+if __name__ == "__main__":
+    main("train", work)

@@ -1,0 +1,163 @@
+"""The state of a run as plain data: what status, watch, Python and the service show."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlaas_condor.run import STAGES, RunFolder
+
+State = Literal["prepared", "idle", "running", "held", "completed", "failed", "cancelled"]
+ENDED: tuple[State, ...] = ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that ended without its output, or that is held.
+
+    Parameters
+    ----------
+    stage, task
+        Which one.
+    reason
+        What happened, in a sentence.
+    advice
+        What to do, with the command to type.
+    """
+
+    stage: str
+    task: int
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where a training is: ``epoch`` of ``epochs`` is done, with this loss and validation AUC."""
+
+    epoch: int
+    epochs: int | None
+    loss: float | None
+    val_auc: float | None
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage: its tasks by what they do.
+
+    Parameters
+    ----------
+    tasks
+        How many there are, as far as known.
+    done, running, idle, held, failed
+        How many of them have all their output, run, wait for a machine, are held, ended without it.
+    reused
+        Whether all output came from the store, so that no job was needed.
+    started, ended
+        Seconds since 1970 of its first job's start and last job's end, None before.
+    """
+
+    stage: str
+    tasks: int
+    done: int = 0
+    running: int = 0
+    idle: int = 0
+    held: int = 0
+    failed: int = 0
+    reused: bool = False
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def word(self) -> str:
+        """Return the state of the stage in a word."""
+        if self.tasks and self.done == self.tasks:
+            return "reused" if self.reused else "done"
+        for word in ("failed", "held", "running", "idle"):
+            if getattr(self, word):
+                return word
+        return "waiting"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run: its own state and that of its stages.
+
+    Parameters
+    ----------
+    name, state
+        Name; prepared, idle, running, held, completed, failed, cancelled.
+    where
+        ``pool`` or ``local``; ``""`` before it started.
+    stages
+        In order.
+    submitted, ended
+        Seconds since 1970, None where it has not happened.
+    training
+        While it trains.
+    waiting
+        What it waits for, a sentence each.
+    failures
+        Tasks that failed or are held.
+    bundle
+        Path of the model bundle, once it is there.
+    """
+
+    name: str
+    state: State
+    where: str
+    stages: tuple[StageState, ...]
+    submitted: float | None = None
+    ended: float | None = None
+    training: Training | None = None
+    waiting: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    bundle: str | None = None
+
+    @property
+    def elapsed(self) -> float | None:
+        """Return seconds from submission to the end, or to now."""
+        if self.submitted is None:
+            return None
+        return max(0.0, (self.ended or time.time()) - self.submitted)
+
+    @property
+    def current(self) -> StageState | None:
+        """Return the first stage that is not done."""
+        return next((stage for stage in self.stages if stage.word not in ("done", "reused")), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain dicts and lists, for JSON."""
+        stages = [{**dataclasses.asdict(stage), "state": stage.word} for stage in self.stages]
+        return {**dataclasses.asdict(self), "stages": stages, "elapsed": self.elapsed}
+
+
+def stages_by_output(folder: RunFolder) -> dict[str, StageState]:
+    """Return what the output alone says of each stage."""
+    return {
+        stage: StageState(stage, tasks=len(folder.task_units(stage)), done=len(folder.tasks_done(stage)))
+        for stage in STAGES
+    }
+
+
+def bundle_path(folder: RunFolder) -> str | None:
+    """Return the bundle's path once the report stage is complete."""
+    return str(folder.bundle) if folder.units_done("report") and folder.bundle.exists() else None
+
+
+def read_history(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return what each epoch gave; empty before the training has ended."""
+    if not folder.history.exists():
+        return []
+    return [json.loads(line) for line in folder.history.read_text("utf-8").splitlines()]
+
+
+def read_metrics(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the metrics, None before the training has ended."""
+    if not folder.metrics.exists():
+        return None
+    metrics: dict[str, Any] = json.loads(folder.metrics.read_text("utf-8"))
+    return metrics
