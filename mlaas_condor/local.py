@@ -194,7 +194,7 @@ def _job(keys: dict[str, str], variables: list[str], line: str) -> _Job:
 
 def _run_job(folder: RunFolder, stage: str, job: _Job, say: Callable[[str], None]) -> None:
     """Run a job in a folder of its own."""
-    sandbox = folder.path / "sandbox" / f"{stage}.{job.task:05d}"
+    sandbox = folder.path / "sandbox" / f"{stage}.{job.task}"
     shutil.rmtree(sandbox, ignore_errors=True)
     sandbox.mkdir(parents=True)
     for name in job.inputs:

@@ -228,5 +228,5 @@ def task_rows(plan: StagePlan, units: int, inputs: list[str] | None = None) -> l
     for task in range(plan.jobs):
         first, last = task * units // plan.jobs, (task + 1) * units // plan.jobs - 1
         files = f" {inputs[task]}" if inputs else ""
-        rows.append(f"{task:05d} {first} {last} {plan.memory} {plan.disk}{files}")
+        rows.append(f"{task} {first} {last} {plan.memory} {plan.disk}{files}")
     return rows

@@ -23,8 +23,8 @@ _NAMES = ".names"  # one empty file a run name ever given, so that no number is 
 _RUN_NAME = re.compile(r"(?P<name>.+)_(?P<number>\d+)")
 
 
-def task_name(number: int) -> str:
-    """Return the name of a task or of a unit of output: ``00003``."""
+def unit_name(number: int) -> str:
+    """Return the name of a unit of output: ``00003``."""
     return f"{number:05d}"
 
 
@@ -134,11 +134,11 @@ class RunFolder:
 
     def stdout(self, stage: str, task: int) -> Path:
         """Standard output of a task."""
-        return self.logs / f"{stage}.{task_name(task)}.out"
+        return self.logs / f"{stage}.{task}.out"
 
     def stderr(self, stage: str, task: int) -> Path:
         """Standard error of a task."""
-        return self.logs / f"{stage}.{task_name(task)}.err"
+        return self.logs / f"{stage}.{task}.err"
 
     @property
     def bundle(self) -> Path:

@@ -65,10 +65,9 @@ def _events(path: Path) -> Iterator[Any]:
 
 
 def _submitted(event: Any) -> Job:
-    notes, user = str(event.get("LogNotes", "")), str(event.get("UserNotes", ""))
-    stage = notes.rpartition("DAG Node: ")[2].strip()
-    task = int(user) if user.strip().isdigit() else 0
-    return Job(event.cluster, event.proc, stage, task, submitted=float(event.timestamp))
+    # Ours, from submit_event_user_notes: "specs 3". The DAGMan job itself has none.
+    stage, _, task = str(event.get("UserNotes", "")).strip().partition(" ")
+    return Job(event.cluster, event.proc, stage, int(task or 0), submitted=float(event.timestamp))
 
 
 def _apply(job: Job, name: str, event: Any) -> None:

@@ -8,6 +8,7 @@ program, because root must start them inside a user namespace.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pwd
 import shutil
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from mlaas_condor.errors import InstallError
 # and root's files belong to it.
 NAMESPACE_UID = 1000
 START_SECONDS = 60
+_PROCD = "condor_procd"
 # The bind must not be seen outside, but what is mounted later (autofs, /cvmfs) must be seen inside.
 _ENTER = (
     'mount --bind "$0" /etc/passwd && '
@@ -194,39 +196,38 @@ def stop(pool: Path) -> None:
     """Stop a pool properly, the job queue closed, without waiting for jobs; leave no process of it."""
     if master := master_pid(pool):
         os.kill(master, signal.SIGQUIT)  # what condor_off -fast does, also where the master hangs
-        wait_for_end(pool, 10)
+        _wait_for_end(pool, 10)
     end(pool)
 
 
-def end(pool: Path, seconds: float = 8) -> None:
+def end(pool: Path, seconds: float = 5) -> None:
     """End every process of a pool: ask, wait up to `seconds`, then kill."""
-    _send(processes(pool), signal.SIGTERM)
-    if not wait_for_end(pool, seconds):
-        # Killed daemons start nothing new, but jobs may have forked between look and kill.
-        for _ in range(50):
-            left = processes(pool)
-            if not left:
-                break
-            _send(left, signal.SIGKILL)
-            time.sleep(0.05)
+    for pid, name in processes(pool).items():
+        # At SIGQUIT a daemon closes its files; at SIGTERM it would also wait for its jobs. The procd
+        # is asked by the others which processes a job has; without it they wait for seconds.
+        if name != _PROCD:
+            _send(pid, signal.SIGQUIT if name.startswith("condor_") else signal.SIGTERM)
+    _wait_for_end(pool, seconds)
+    # A job may start another process between look and kill.
+    for _ in range(50):
+        left = processes(pool)
+        if not left:
+            break
+        for pid in left:
+            _send(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
-def wait_for_end(pool: Path, seconds: float) -> bool:
-    """Wait until no process of the pool is left; return whether that came within `seconds`."""
+def _wait_for_end(pool: Path, seconds: float) -> None:
+    """Wait until no process of the pool but the procd is left."""
     deadline = time.monotonic() + seconds
-    while processes(pool):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+    while set(processes(pool).values()) - {_PROCD} and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
-def _send(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -169,9 +169,10 @@ def status(settings: Settings) -> PoolInfo:
     """Return what the pool of the settings has and does now."""
     pool = find(settings)
     down = PoolInfo(pool.kind, pool.config)
-    if pool.kind == "personal" and personal.master_pid(folder(settings)) is None:
-        return down  # without its master the pool is about to end, though the schedd still answers
     if _connect(pool):
+        return down
+    # Without its master the pool is about to end, though for some seconds the schedd still answers.
+    if pool.kind == "personal" and personal.master_pid(folder(settings)) is None:
         return down
     import htcondor2
 

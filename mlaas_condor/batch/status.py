@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,7 +21,8 @@ from mlaas_condor.state import (
     stages_by_output,
 )
 
-_WAIT = 20.0  # seconds that a job may be idle before we look whether any machine could run it
+_FAILED_NODE = re.compile(r"Node Name: (?P<stage>\w+).*?\n\S+ \S+ +Error: (?P<error>[^\n]*)", re.DOTALL)
+_SUBMIT_ERROR = re.compile(r"submit error: (?P<text>.*?)(?=\n\d\d/\d\d/)", re.DOTALL)
 
 
 def of_runs(folders: Iterable[RunFolder]) -> list[RunState]:
@@ -66,7 +68,7 @@ def _from_files(folder: RunFolder) -> RunState:
         stages=tuple(_mark_reused(stages)),
         submitted=dagman[0].submitted if dagman else None,
         ended=dagman[-1].changed if _is_over(dagman) else None,
-        failures=tuple(_failures(folder, jobs, stages)) if state != "completed" else (),
+        failures=_all_failures(folder, jobs, stages, state),
         bundle=bundle,
     )
 
@@ -121,6 +123,27 @@ def _mark_reused(stages: dict[str, StageState]) -> Iterable[StageState]:
     for stage in stages.values():
         whole = bool(stage.tasks) and stage.done == stage.tasks
         yield replace(stage, reused=whole and stage.started is None)
+
+
+def _all_failures(
+    folder: RunFolder, jobs: list[events.Job], stages: dict[str, StageState], state: State
+) -> tuple[Failure, ...]:
+    if state == "completed":
+        return ()
+    found = tuple(_failures(folder, jobs, stages))
+    return found or (tuple(_dagman_failures(folder)) if state == "failed" else ())
+
+
+def _dagman_failures(folder: RunFolder) -> Iterable[Failure]:
+    """Find in what DAGMan said why a node failed without a job: at submission, or in its PRE script."""
+    if not folder.dagman_out.exists():
+        return
+    text = folder.dagman_out.read_text("utf-8", "replace")
+    node = _FAILED_NODE.search(text)
+    if node:
+        cause = _SUBMIT_ERROR.search(text)
+        reason = f"{node['error'].strip()}{': ' + ' '.join(cause['text'].split()) if cause else ''}"
+        yield Failure(node["stage"], 0, reason, f"see {folder.dagman_out}, then mlaas-condor resume {folder.name}")
 
 
 def _failures(folder: RunFolder, jobs: list[events.Job], stages: dict[str, StageState]) -> Iterable[Failure]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mlaas_condor.errors import OutOfMemory, StageError, StorageFull
-from mlaas_condor.run import task_name
+from mlaas_condor.run import unit_name
 
 OUTPUT = Path("output")
 log = logging.getLogger("mlaas_condor")
@@ -56,7 +56,7 @@ def mark(output: Path, unit: int, files: Iterable[Path]) -> None:
     Whoever finds the mark, and the files with these sizes, knows that all of it was brought back.
     """
     lines = [f"{path.stat().st_size} {path.relative_to(output).as_posix()}\n" for path in sorted(files)]
-    (output / f"{task_name(unit)}.ok").write_text("".join(lines))
+    (output / f"{unit_name(unit)}.ok").write_text("".join(lines))
 
 
 def everything(output: Path) -> list[Path]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from mlaas_condor.data import specs
 from mlaas_condor.data.dataset import Dataset, EntryRange
 from mlaas_condor.data.inputs import Reader
-from mlaas_condor.run import task_name
+from mlaas_condor.run import unit_name
 from mlaas_condor.stages.program import log, main, mark
 
 
 def part_name(task: int) -> str:
     """Return the name of the partial specs of a task."""
-    return f"part-{task_name(task)}.json"
+    return f"part-{unit_name(task)}.json"
 
 
 def work(arguments: list[str], output: Path) -> None:

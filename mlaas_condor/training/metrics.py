@@ -94,7 +94,6 @@ def roc_curve(is_class: NDArray[np.bool_], scores: Scores) -> RocCurve:
     fpr, tpr, _ = sklearn.metrics.roc_curve(is_class, scores)
     way = fpr + tpr
     kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], ROC_POINTS)))
-    kept[0] = 0
     return {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist()}
 
 

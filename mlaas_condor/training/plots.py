@@ -159,8 +159,8 @@ def scores(
     """
     columns = {split: _columns(np.asarray(values)) for split, values in scores_by_split.items()}
     count = max((table.shape[1] for table in columns.values()), default=1)
-    number = 1 + max((int(np.max(labels, initial=0)) for labels in labels_by_split.values()), default=0)
-    names = list(classes or [f"class {k}" for k in range(number)])
+    highest = max((int(np.max(labels, initial=0)) for labels in labels_by_split.values()), default=0)
+    names = list(classes or [f"class {k}" for k in range(max(highest + 1, count))])
     across = min(count, 3)
     down = math.ceil(count / across)
     with _figure(path, 8 if count == 1 else 6 * across, 6 if count == 1 else 4.6 * down) as figure:
@@ -173,7 +173,7 @@ def scores(
             _distributions(axis, values, labels_by_split, names)
             axis.set_xlabel("Score" if count == 1 else f"Score for {names[k]}")
             axis.set_ylabel("Share of events per bin")
-            if k == 0:
+            if k == 0 and values:
                 axis.legend(fontsize=14 if count == 1 else 11)
 
 
