@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,6 +59,15 @@ def show_error(error: MlaasError) -> None:
             typer.echo(f"  {problem}", file=sys.stderr)
     else:
         typer.echo(f"error: {error}", file=sys.stderr)
+
+
+def program() -> str:
+    """Return what to type to call this program again: its name, or the path it was called by."""
+    import shutil
+
+    called = Path(sys.argv[0])
+    found = shutil.which(called.name)
+    return called.name if found and Path(found).samefile(called) else str(called)
 
 
 def warn(texts: list[str]) -> None:

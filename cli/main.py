@@ -34,7 +34,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def common(
     context: typer.Context,
-    home: Annotated[str | None, typer.Option(help="Folder of runs, specs, chunks and the personal pool.")] = None,
+    home: Annotated[
+        str | None, typer.Option(help="Folder of runs, specs, chunks and the personal pool.")
+    ] = None,
     use_pool: Annotated[str | None, typer.Option("--pool", help="auto, personal or site.")] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")

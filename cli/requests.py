@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import AsJson, console, print_json, settings, warn
+from .common import AsJson, console, print_json, program, settings, warn
 from .watching import watch_run, with_progress_bars
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def submit(
     if watch:
         watch_run(submitted)
     else:
-        out.print(f"next: mlaas-condor watch {submitted.name}")
+        out.print(f"next: {program()} watch {submitted.name}")
 
 
 def run(
@@ -128,23 +128,39 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
     out = console()
     dataset, recipe = prepared.dataset, prepared.recipe
     inputs = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("file", "left"), ("label", "left"), ("entries", "right"), ("used", "right"), ("size", "right")):
+    for name, justify in (
+        ("file", "left"),
+        ("label", "left"),
+        ("entries", "right"),
+        ("used", "right"),
+        ("size", "right"),
+    ):
         inputs.add_column(name, justify=justify)  # type: ignore[arg-type]
     for file, label in zip(dataset.files, recipe.labels, strict=True):
-        row = (file.path, recipe.classes[label], str(file.entries), str(file.used), f"{file.size / 2**20:.1f} MB")
+        row = (
+            file.path,
+            recipe.classes[label],
+            str(file.entries),
+            str(file.used),
+            f"{file.size / 2**20:.1f} MB",
+        )
         inputs.add_row(*row)
     out.print(inputs)
     planned = prepared.plan.size
     out.print(
-        f"\n{planned.events} events of tree {dataset.tree}; {planned.flat} flat and {planned.jagged} jagged branches, "
-        f"about {planned.columns} columns; {planned.chunks} chunks; {len(prepared.left_out)} branches cannot be features"
+        f"\n{planned.events} events of tree {dataset.tree}; {planned.flat} flat and {planned.jagged} jagged "
+        f"branches, about {planned.columns} columns; {planned.chunks} chunks; "
+        f"{len(prepared.left_out)} branches cannot be features"
     )
-    out.print(f"model {recipe.model} ({prepared.model.framework}), {recipe.epochs} epochs, batches of {recipe.batch_size}\n")
+    out.print(
+        f"model {recipe.model} ({prepared.model.framework}), {recipe.epochs} epochs, "
+        f"batches of {recipe.batch_size}\n"
+    )
     jobs = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("stage", "jobs", "CPUs", "GPUs", "memory", "disk", "time each"):
         jobs.add_column(name, justify="left" if name == "stage" else "right")
     for stage in prepared.plan.stages:
-        row = (stage.stage, str(stage.jobs), str(stage.cpus), str(stage.gpus or ""))
-        jobs.add_row(*row, size(stage.memory), size(stage.disk), f"~{duration(stage.seconds)}")
+        counts = (stage.stage, str(stage.jobs), str(stage.cpus), str(stage.gpus or ""))
+        jobs.add_row(*counts, size(stage.memory), size(stage.disk), f"~{duration(stage.seconds)}")
     out.print(jobs)
     out.print(f"\n[dim]jobs run {options.python}; runs are kept in {options.runs}[/]")

@@ -75,7 +75,9 @@ def logs(
 def model(
     context: typer.Context,
     run: RunName,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the bundle to this file or folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Copy the bundle to this file or folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell where the model bundle is, or copy it."""
@@ -141,7 +143,9 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     for state in states:
         current = state.current
         cells = (current.stage, f"{current.done}/{current.tasks}") if current else ("", "")
-        grid.add_row(state.name, Text(state.state, show.COLOURS[state.state]), *cells, show.duration(state.elapsed))
+        grid.add_row(
+            state.name, Text(state.state, show.COLOURS[state.state]), *cells, show.duration(state.elapsed)
+        )
     console().print(grid)
 
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .common import console
+from .common import console, program
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from mlaas_condor.workflow import Run
 
 INTERRUPTED = 130
@@ -24,10 +26,10 @@ def watch_run(run: Run) -> None:
             for state in run.follow():
                 update(state)
     except KeyboardInterrupt:
-        console().print(f"\n{run.name} goes on without us; come back with: mlaas-condor watch {run.name}")
+        console().print(f"\n{run.name} goes on without us; come back with: {program()} watch {run.name}")
         raise typer.Exit(INTERRUPTED) from None
     if state.state != "completed":
-        raise RunFailed(f"{run.name} is {state.state}; see above, and: mlaas-condor logs {run.name}")
+        raise RunFailed(f"{run.name} is {state.state}; see above, and: {program()} logs {run.name}")
     show_result(run)
 
 
@@ -41,20 +43,20 @@ def with_progress_bars(run: Run) -> None:
         TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[line]}"),
     )  # fmt: skip
-    bars: dict[str, int] = {}
+    bars: dict[str, TaskID] = {}
     try:
         with Progress(*columns, console=console()) as progress:
 
             def update(stage: str, done: int, tasks: int, line: str) -> None:
                 if stage not in bars:
-                    bars[stage] = progress.add_task(stage, total=tasks, line="")  # type: ignore[assignment]
-                progress.update(bars[stage], completed=done, line=line[24:90])  # type: ignore[arg-type]
+                    bars[stage] = progress.add_task(stage, total=tasks, line="")
+                progress.update(bars[stage], completed=done, line=line[24:90])
                 if done == tasks:
-                    progress.stop_task(bars[stage])  # type: ignore[arg-type]
+                    progress.stop_task(bars[stage])
 
             local.run(run.folder, update)
     except KeyboardInterrupt:
-        console().print(f"\nstopped; go on with: mlaas-condor resume {run.name}")
+        console().print(f"\nstopped; go on with: {program()} resume {run.name}")
         raise typer.Exit(INTERRUPTED) from None
     show_result(run)
 
@@ -67,4 +69,4 @@ def show_result(run: Run) -> None:
     if test.get("auc") is not None:
         out.print(f"test AUC [bold]{test['auc']:.4f}[/] on {test['events']} events the training never saw")
     out.print(f"bundle {run.model()}")
-    out.print(f"next: mlaas-condor model {run.name} -o {run.name}.tar.gz")
+    out.print(f"next: {program()} model {run.name} -o {run.name}.tar.gz")

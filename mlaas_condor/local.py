@@ -161,7 +161,9 @@ def _find_missing(folder: RunFolder, stage: str) -> bool:
     """Run the stage's PRE script as the DAG gives it; False when all output is there."""
     lines = [line.split() for line in folder.dag.read_text("utf-8").splitlines()]
     words = next(line[3:] for line in lines if line[:3] == ["SCRIPT", "PRE", stage])
-    ready = subprocess.run(["sh", folder.path / words[0], *words[1:]], capture_output=True, text=True, check=False)
+    ready = subprocess.run(
+        ["sh", folder.path / words[0], *words[1:]], capture_output=True, text=True, check=False
+    )
     if ready.returncode not in (0, NOTHING_TO_DO):
         reason = ready.stderr.strip() or f"its PRE script ended with exit code {ready.returncode}"
         raise _TaskFailed(folder.name, Failure(stage, 0, reason, f"mlaas-condor resume {folder.name}"))
@@ -206,7 +208,9 @@ def _run_job(folder: RunFolder, stage: str, job: _Job, say: Callable[[str], None
         return
     errors = folder.stderr(stage, job.task).read_text("utf-8", "replace").strip().splitlines()
     exit_code, signal = (code, None) if code > 0 else (None, -code)
-    what, advice = reasons.of_exit(exit_code, signal, errors[-1] if errors else "", folder.name, stage, job.task)
+    what, advice = reasons.of_exit(
+        exit_code, signal, errors[-1] if errors else "", folder.name, stage, job.task
+    )
     raise _TaskFailed(folder.name, Failure(stage, job.task, what, advice))
 
 
@@ -215,7 +219,13 @@ def _execute(folder: RunFolder, stage: str, job: _Job, sandbox: Path, say: Calla
     out, err = folder.stdout(stage, job.task), folder.stderr(stage, job.task)
     with out.open("w", encoding="utf-8") as log, err.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            job.command, cwd=sandbox, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace"
+            job.command,
+            cwd=sandbox,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            errors="replace",
         )
         try:
             for line in process.stdout or ():

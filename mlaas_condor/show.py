@@ -79,7 +79,13 @@ def table(state: RunState) -> RenderableType:
     if state.where == "local":
         head.append("  without HTCondor", "dim")
     grid = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    for name, justify in (("stage", "left"), ("state", "left"), ("done", "right"), ("", "left"), ("time", "right")):
+    for name, justify in (
+        ("stage", "left"),
+        ("state", "left"),
+        ("done", "right"),
+        ("", "left"),
+        ("time", "right"),
+    ):
         grid.add_column(name, justify=justify)  # type: ignore[arg-type]
     for stage, word, done, detail, took in rows(state):
         grid.add_row(stage, Text(word, COLOURS[word]), done, detail, took)
@@ -113,13 +119,40 @@ def failure(state: RunState) -> str:
     return "\n".join([f"{state.name} is {state.state}", *reasons, *state.waiting])
 
 
+def line(state: RunState) -> str:
+    """Return the state in a line, for logs and other places that cannot be redrawn."""
+    stages = ", ".join(
+        f"{stage.stage} {stage.done}/{stage.tasks}" for stage in state.stages if stage.word != "waiting"
+    )
+    current = state.current
+    detail = _detail(state, current) if current else ""
+    notes = [text for text in (stages, detail, *state.waiting) if text]
+    return f"{state.name} {state.state}: {'; '.join(notes) or 'nothing has started yet'}"
+
+
 @contextmanager
 def live(enabled: bool = True) -> Iterator[Callable[[RunState], None]]:
-    """Show a state that changes: gives a function that takes the new one."""
+    """Show a state that changes: gives a function that takes the new one.
+
+    A terminal or a notebook sees a table that is redrawn, anything else a line for every change.
+    """
     if not enabled:
         yield lambda state: None
         return
+    from rich.console import Console
     from rich.live import Live
 
-    with Live(refresh_per_second=4) as display:
-        yield lambda state: display.update(table(state))
+    console = Console(highlight=False)
+    if console.is_terminal or console.is_jupyter:
+        with Live(console=console, refresh_per_second=4) as display:
+            yield lambda state: display.update(table(state))
+        return
+    said = ""
+
+    def say(state: RunState) -> None:
+        nonlocal said
+        if line(state) != said:
+            said = line(state)
+            console.print(said, soft_wrap=True, markup=False)
+
+    yield say

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlaas_condor import local, run, settings as settings_module, show
+from mlaas_condor import local, run, show
+from mlaas_condor import settings as settings_module
 from mlaas_condor.batch import dag, logs, pool, queue, status
 from mlaas_condor.errors import CannotWrite, PoolLost, PoolUnreachable, RunFailed, WrongState
 from mlaas_condor.prepare import Prepared, links, prepare
@@ -108,7 +109,9 @@ class Run:
         _use_pool_if_any(self.settings)
         return logs.read(self.folder, stage, task, stderr)
 
-    def follow_logs(self, stage: str | None = None, task: int | None = None, stderr: bool = False) -> Iterator[str]:
+    def follow_logs(
+        self, stage: str | None = None, task: int | None = None, stderr: bool = False
+    ) -> Iterator[str]:
         """Yield what a task says as it says it."""
         stage, task = self._pick(stage, task)
         _use_pool_if_any(self.settings)
@@ -125,7 +128,9 @@ class Run:
             raise WrongState(f"no stage {stage!r}: there is {', '.join(run.STAGES)}")
         tasks = self.folder.task_units(stage)
         if task is not None and task not in tasks:
-            raise WrongState(f"{self.name}: stage {stage} has no task {task}, they go from 0 to {len(tasks) - 1}")
+            raise WrongState(
+                f"{self.name}: stage {stage} has no task {task}, they go from 0 to {len(tasks) - 1}"
+            )
         if task is None:
             task = next((each.task for each in failed if each.stage == stage), 0)
         return stage, task
@@ -140,7 +145,9 @@ class Run:
         """
         state = self.status()
         if not state.bundle:
-            raise WrongState(f"{self.name} has no model: it is {state.state}; see `mlaas-condor status {self.name}`")
+            raise WrongState(
+                f"{self.name} has no model: it is {state.state}; see `mlaas-condor status {self.name}`"
+            )
         return Path(state.bundle)
 
     def metrics(self) -> Mapping[str, Any] | None:
@@ -181,7 +188,9 @@ class Run:
         """Delete the run directory and what it alone used of specs and chunks."""
         state = self.status()
         if state.state not in (*ENDED, "prepared"):
-            raise WrongState(f"{self.name} is {state.state}: cancel it first (`mlaas-condor cancel {self.name}`)")
+            raise WrongState(
+                f"{self.name} is {state.state}: cancel it first (`mlaas-condor cancel {self.name}`)"
+            )
         run.delete(self.folder, self.settings.store)
 
 
@@ -235,7 +244,13 @@ def submit_files(prepared: Prepared, settings: Settings, name: str) -> dict[str,
     """Return what HTCondor would get of a prepared request, by file name."""
     request = prepared.request
     return dag.render(
-        name, request.job, prepared.dataset, prepared.plan, prepared.recipe.model, settings.python, settings.store
+        name,
+        request.job,
+        prepared.dataset,
+        prepared.plan,
+        prepared.recipe.model,
+        settings.python,
+        settings.store,
     )
 
 
@@ -251,7 +266,9 @@ def create(prepared: Prepared, settings: Settings) -> RunFolder:
         name = run.reserve(settings.runs, prepared.request.job.name)
         folder = run.staging(settings.runs, name)
     except OSError as error:
-        raise CannotWrite(f"{settings.runs}: no run directory can be made: {error.strerror}; see MLAAS_CONDOR_HOME") from error
+        raise CannotWrite(
+            f"{settings.runs}: no run directory can be made: {error.strerror}; see MLAAS_CONDOR_HOME"
+        ) from error
     try:
         _fill(RunFolder(folder), name, prepared, settings)
         return run.publish(folder, settings.runs, name)
@@ -325,4 +342,3 @@ def list_runs(settings: Settings | None = None) -> list[Run]:
     """Return all runs, oldest first."""
     settings = settings or settings_module.load()
     return [Run(folder, settings) for folder in run.list_folders(settings.runs)]
-

@@ -194,7 +194,7 @@ def machines() -> list[Machine]:
     names = ["Machine", "TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
     with _pool_errors(PoolLost):
         ads = htcondor2.Collector().query(
-            htcondor2.AdType.Startd, constraint="SlotType =!= \"Dynamic\"", projection=names
+            htcondor2.AdType.Startd, constraint='SlotType =!= "Dynamic"', projection=names
         )
     return [
         Machine(

@@ -5,21 +5,29 @@ from __future__ import annotations
 from mlaas_condor import errors
 from mlaas_condor.errors import StageError
 
-# https://htcondor.readthedocs.io: "HoldReasonCode"; those that a run of ours can meet.
+# HTCondor's manual, job ClassAd attribute HoldReasonCode: those that a run of ours can meet.
+_RESUME = "mlaas-condor resume {run}"
+_MORE_MEMORY = "raise 'memory' in job.json and submit again"
 _HOLDS = {
-    1: ("you held it", "mlaas-condor resume {run}"),
-    3: ("a policy of the pool put it on hold", "ask the pool's administrators, then mlaas-condor resume {run}"),
+    1: ("you held it", _RESUME),
+    3: ("a policy of the pool put it on hold", f"ask the pool's administrators, then {_RESUME}"),
     6: (
         "the machine could not start the program: is the Python of the jobs there?",
         "set 'python' in the settings to one that the machines have, and submit again",
     ),
-    7: ("its input or output folder is not accessible", "mlaas-condor logs {run} --stage {stage} --task {task}"),
-    12: ("its output could not be brought back: is the disk of the access point full?", "make room, then mlaas-condor resume {run}"),
-    13: ("its input could not be sent: was a file deleted or moved?", "put it back, then mlaas-condor resume {run}"),
-    21: ("the machine failed to run it", "mlaas-condor resume {run}"),
-    26: ("it used more of a resource than it asked for", "raise 'memory' in job.json and submit again"),
-    34: ("it used more memory than it asked for", "raise 'memory' in job.json and submit again"),
-}  # fmt: skip
+    7: (
+        "its input or output folder is not accessible",
+        "mlaas-condor logs {run} --stage {stage} --task {task}",
+    ),
+    12: (
+        "its output could not be brought back: is the disk of the access point full?",
+        f"make room, then {_RESUME}",
+    ),
+    13: ("its input could not be sent: was a file deleted or moved?", f"put it back, then {_RESUME}"),
+    21: ("the machine failed to run it", _RESUME),
+    26: ("it used more of a resource than it asked for", _MORE_MEMORY),
+    34: ("it used more memory than it asked for", _MORE_MEMORY),
+}
 _EXITS = {kind.exit_code: kind for kind in StageError.__subclasses__()}
 _ADVICE = {
     errors.InputUnreadable: "look at the file, then mlaas-condor resume {run}",
@@ -34,12 +42,14 @@ _ADVICE = {
 
 def of_hold(code: int, text: str, run: str, stage: str, task: int) -> tuple[str, str]:
     """Return (what happened, what to do) for a held job, from HTCondor's code and its own words."""
-    words, advice = _HOLDS.get(code, ("HTCondor holds it", "mlaas-condor resume {run}"))
+    words, advice = _HOLDS.get(code, ("HTCondor holds it", _RESUME))
     detail = " ".join(text.split())
     return f"{words} ({detail})" if detail else words, advice.format(run=run, stage=stage, task=task)
 
 
-def of_exit(code: int | None, signal: int | None, last_words: str, run: str, stage: str, task: int) -> tuple[str, str]:
+def of_exit(
+    code: int | None, signal: int | None, last_words: str, run: str, stage: str, task: int
+) -> tuple[str, str]:
     """Return (what happened, what to do) for a job that ended without its output.
 
     Parameters
@@ -62,6 +72,10 @@ def of_exit(code: int | None, signal: int | None, last_words: str, run: str, sta
 
 def table() -> list[tuple[int, str, str]]:
     """Return (exit code, name, meaning) of every error, for the documentation."""
-    found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.MlaasError)]
+    found = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.MlaasError)
+    ]
     rows = {(kind.exit_code, kind.__name__, (kind.__doc__ or "").strip().splitlines()[0]) for kind in found}
     return sorted(row for row in rows if row[1] != "StageError")

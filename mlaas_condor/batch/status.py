@@ -143,7 +143,9 @@ def _dagman_failures(folder: RunFolder) -> Iterable[Failure]:
     if node:
         cause = _SUBMIT_ERROR.search(text)
         reason = f"{node['error'].strip()}{': ' + ' '.join(cause['text'].split()) if cause else ''}"
-        yield Failure(node["stage"], 0, reason, f"see {folder.dagman_out}, then mlaas-condor resume {folder.name}")
+        yield Failure(
+            node["stage"], 0, reason, f"see {folder.dagman_out}, then mlaas-condor resume {folder.name}"
+        )
 
 
 def _failures(folder: RunFolder, jobs: list[events.Job], stages: dict[str, StageState]) -> Iterable[Failure]:
@@ -153,7 +155,9 @@ def _failures(folder: RunFolder, jobs: list[events.Job], stages: dict[str, Stage
             continue
         if _failed(job):
             words = _last_words(folder.stderr(job.stage, job.task))
-            reason, advice = reasons.of_exit(job.exit_code, job.signal, words, folder.name, job.stage, job.task)
+            reason, advice = reasons.of_exit(
+                job.exit_code, job.signal, words, folder.name, job.stage, job.task
+            )
             yield Failure(job.stage, job.task, reason, advice)
         elif job.state == "held":
             reason, advice = reasons.of_hold(job.hold_code, job.hold_reason, folder.name, job.stage, job.task)

@@ -32,7 +32,9 @@ def main(stage: str, work: Callable[[list[str], Path], None]) -> None:
     output = OUTPUT / stage
     try:
         output.mkdir(parents=True, exist_ok=True)
-        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+        logging.basicConfig(
+            stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", force=True
+        )
         work(sys.argv[1:], output)
     except (StageError, MemoryError, OSError) as error:
         raise SystemExit(_report(stage, error)) from None

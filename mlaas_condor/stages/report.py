@@ -27,7 +27,17 @@ from mlaas_condor.training.loop import SPLITS
 from mlaas_condor.training.recipe import Recipe
 
 TRAIN = Path("train")
-_PACKAGES = ("mlaas-condor", "uproot", "awkward", "numpy", "blosc2", "keras", "tf-keras", "tensorflow", "scikit-learn")
+_PACKAGES = (
+    "mlaas-condor",
+    "uproot",
+    "awkward",
+    "numpy",
+    "blosc2",
+    "keras",
+    "tf-keras",
+    "tensorflow",
+    "scikit-learn",
+)
 _VERSION = re.compile(r'^CondorVersion = "(?P<version>[^"]*)"', re.MULTILINE)
 
 
@@ -66,11 +76,12 @@ def _draw(recipe: Recipe, folder: Path) -> None:
 
 def _describe(recipe: Recipe, dataset: Dataset, specs: Specs, packed: Path) -> None:
     """Write what it takes to make the feature matrix of raw events, and what TFaaS wants to know."""
+    columns = list(Columns.of(specs).names)
     features = {
         "tree": dataset.tree,
         "flat": dataset.flat,
         "jagged": {name: branch.length for name, branch in specs.jagged.items()},
-        "columns": list(Columns.of(specs).names),
+        "columns": columns,
         "normalise": "minmax",
         "padding": recipe.padding,
         "classes": recipe.classes,
@@ -78,7 +89,7 @@ def _describe(recipe: Recipe, dataset: Dataset, specs: Specs, packed: Path) -> N
     (packed / "features.json").write_text(json.dumps(features, indent=1) + "\n")
     (packed / "labels.txt").write_text("\n".join(recipe.classes) + "\n")
     made = bundle.params_json(
-        recipe.name, "saved_model.pb", labels="labels.txt", description=f"{len(features['columns'])} columns"
+        recipe.name, "saved_model.pb", labels="labels.txt", description=f"{len(columns)} columns"
     )
     (packed / "params.json").write_text(json.dumps(made, indent=1) + "\n")
 

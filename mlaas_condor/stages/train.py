@@ -1,7 +1,7 @@
 """The train stage: train the user's model on the chunks.
 
-``python -m mlaas_condor.stages.train recipe.json specs.json CHUNKS_FOLDER`` reads the model file beside it and
-writes, into ``output/train/``, ``model/``, ``history.jsonl``, ``metrics.json`` and ``scores.npz``.
+``python -m mlaas_condor.stages.train recipe.json specs.json CHUNKS_FOLDER`` reads the model file beside it
+and writes, into ``output/train/``, ``model/``, ``history.jsonl``, ``metrics.json`` and ``scores.npz``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +23,9 @@ from mlaas_condor.stages.program import everything, log, main, mark
 from mlaas_condor.training import models
 from mlaas_condor.training.frameworks import open_adapter
 from mlaas_condor.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlaas_condor.training import loop
 
 
 def work(arguments: list[str], output: Path) -> None:
@@ -45,20 +50,22 @@ def work(arguments: list[str], output: Path) -> None:
 
     samples = loop.Samples(paths, columns, recipe)
     with (output / "history.jsonl").open("w", encoding="utf-8") as history:
-        passes = recipe.epochs * (1 if recipe.standard else len(paths))
-
-        def told(epoch: loop.Epoch) -> None:
+        told = _Teller(recipe, passes=recipe.epochs * (1 if recipe.standard else len(paths)))
+        for epoch in loop.train(model, samples, recipe):
             history.write(json.dumps(epoch.to_dict()) + "\n")
             history.flush()
-            _tell(epoch, recipe, passes)
-
-        loop.train(model, samples, recipe, told)
+            told.tell(epoch)
     scores = loop.score(model, samples)
     result = {split: metrics.classification(*scores.of(split), recipe.threshold) for split in loop.SPLITS}
     (output / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     np.savez_compressed(output / "scores.npz", **vars(scores))
     main_file = model.save(output / "model")
-    log.info("test AUC %s on %d events; model saved as %s", result["test"]["auc"], result["test"]["events"], main_file)
+    log.info(
+        "test AUC %s on %d events; model saved as %s",
+        result["test"]["auc"],
+        result["test"]["events"],
+        main_file,
+    )
     mark(output, 0, everything(output))
 
 
@@ -70,26 +77,31 @@ def _start_again_with_keras_2(reason: str) -> None:
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlaas_condor.stages.train", *sys.argv[1:]])
 
 
-_passed = 0
+class _Teller:
+    """Says in the log, and in the job's ClassAd, where the training is."""
 
+    def __init__(self, recipe: Recipe, passes: int) -> None:
+        self._recipe = recipe
+        self._passes = passes
+        self._done = 0
+        self._started = time.monotonic()
 
-def _tell(epoch: loop.Epoch, recipe: Recipe, passes: int) -> None:
-    """Say in the log, and in the job's ClassAd, where the training is."""
-    global _passed
-    _passed += 1
-    rate = epoch.events / epoch.seconds if epoch.seconds else 0.0
-    auc = "" if epoch.val_auc is None else f"  validation AUC {epoch.val_auc:.4f}"
-    chunk = "" if epoch.chunk is None else f"chunk {epoch.chunk} "
-    log.info(
-        "%sepoch %d/%d  loss %.4f  validation loss %.4f%s  %.0f events/s  %d s left",
-        chunk, epoch.epoch, recipe.epochs, epoch.loss, epoch.val_loss, auc, rate, (passes - _passed) * epoch.seconds,
-    )  # fmt: skip
-    news: dict[str, float | int | str] = {
-        "ChirpMLaaSEpoch": _passed, "ChirpMLaaSEpochs": passes, "ChirpMLaaSLoss": epoch.loss,
-    }  # fmt: skip
-    if epoch.val_auc is not None:
-        news["ChirpMLaaSValAuc"] = epoch.val_auc
-    chirp.publish(news)
+    def tell(self, epoch: loop.Epoch) -> None:
+        self._done += 1
+        left = (time.monotonic() - self._started) / self._done * (self._passes - self._done)
+        rate = epoch.events / epoch.seconds if epoch.seconds else 0.0
+        auc = "" if epoch.val_auc is None else f"  validation AUC {epoch.val_auc:.4f}"
+        chunk = "" if epoch.chunk is None else f"chunk {epoch.chunk} "
+        log.info(
+            "%sepoch %d/%d  loss %.4f  validation loss %.4f%s  %.0f events/s  %.0f s left",
+            chunk, epoch.epoch, self._recipe.epochs, epoch.loss, epoch.val_loss, auc, rate, left,
+        )  # fmt: skip
+        news: dict[str, float | int | str] = {
+            "ChirpMLaaSEpoch": self._done, "ChirpMLaaSEpochs": self._passes, "ChirpMLaaSLoss": epoch.loss,
+        }  # fmt: skip
+        if epoch.val_auc is not None:
+            news["ChirpMLaaSValAuc"] = epoch.val_auc
+        chirp.publish(news)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from mlaas_condor.training.recipe import Recipe
 TEST_SHARE = 0.2  # of each chunk, never seen in training
 SPLITS = ("train", "validation", "test")
 _KEEP_BYTES = 2**28  # prepared chunks are kept between epochs while all of them together are smaller
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -173,35 +171,21 @@ def _cut(
     return first, second
 
 
-def train(
-    model: TrainedModel, samples: Samples, recipe: Recipe, told: Callable[[Epoch], None]
-) -> list[Epoch]:
-    """Train, and return what each pass gave.
-
-    Parameters
-    ----------
-    model, samples, recipe
-        What is trained, on what, how.
-    told
-        Called after each pass.
+def train(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
+    """Train, and yield what each pass gave as soon as it is over.
 
     Raises
     ------
     DataFault
         The training events are all of one class.
     """
-    passes = _standard(model, samples, recipe) if recipe.standard else _per_chunk(model, samples, recipe)
-    history = []
-    for epoch in passes:
-        history.append(epoch)
-        told(epoch)
-    return history
+    return _standard(model, samples, recipe) if recipe.standard else _per_chunk(model, samples, recipe)
 
 
 def _per_chunk(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
     """Train on each chunk in turn for all its epochs: MLaaS4HEP's procedure."""
     for sample in samples:
-        _check_classes([sample])
+        _check_classes(_classes(sample), f"chunk {sample.index}: ")
         for number in range(1, recipe.epochs + 1):
             started = time.monotonic()
             fitted = _fit(model, sample, recipe, number)
@@ -218,21 +202,19 @@ def _standard(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator
         classes: set[int] = set()
         for sample in samples.inorder(order.tolist()):
             fitted.append(_fit(model, sample, recipe, number))
-            classes |= set(np.unique(sample.y[sample.rows["train"]]).tolist())
-        if len(classes) < 2:
-            raise DataFault(_one_class(classes))
+            classes |= _classes(sample)
+        _check_classes(classes)
         yield _epoch(model, samples, number, None, fitted, started)
 
 
-def _check_classes(samples: Sequence[Sample]) -> None:
-    for sample in samples:
-        classes = set(np.unique(sample.y[sample.rows["train"]]).tolist())
-        if len(classes) < 2:
-            raise DataFault(f"chunk {sample.index}: {_one_class(classes)}")
+def _classes(sample: Sample) -> set[int]:
+    return set(np.unique(sample.y[sample.rows["train"]]).tolist())
 
 
-def _one_class(classes: set[int]) -> str:
-    return f"the training events are all of class {classes.pop() if classes else '(none)'}: nothing can be learnt"
+def _check_classes(classes: set[int], where: str = "") -> None:
+    if len(classes) < 2:
+        found = ", ".join(map(str, classes)) or "none"
+        raise DataFault(f"{where}the training events are all of one class ({found}): nothing can be learnt")
 
 
 def _fit(model: TrainedModel, sample: Sample, recipe: Recipe, epoch: int) -> tuple[int, dict[str, float]]:
@@ -284,7 +266,9 @@ def _validate(model: TrainedModel, samples: Samples | Sequence[Sample]) -> tuple
             scores.append(model.predict(x))
     if not losses:
         return float("nan"), None
-    return _weighted(losses)["loss"], metrics.classification(np.concatenate(ys), np.concatenate(scores))["auc"]
+    return _weighted(losses)["loss"], metrics.classification(np.concatenate(ys), np.concatenate(scores))[
+        "auc"
+    ]
 
 
 def score(model: TrainedModel, samples: Samples) -> Scores:
@@ -295,4 +279,6 @@ def score(model: TrainedModel, samples: Samples) -> Scores:
         for position, name in enumerate(SPLITS):
             which[sample.rows[name]] = position
         parts.append(Scores(model.predict(sample.x), sample.y, which, sample.file, sample.entry))
-    return Scores(*(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
+    return Scores(
+        *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
+    )
