@@ -217,8 +217,10 @@ def _run_job(folder: RunFolder, stage: str, job: _Job, say: Callable[[str], None
 def _execute(folder: RunFolder, stage: str, job: _Job, sandbox: Path, say: Callable[[str], None]) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.cpus)}
     out, err = folder.stdout(stage, job.task), folder.stderr(stage, job.task)
-    with out.open("w", encoding="utf-8") as log, err.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(
+    with (
+        out.open("w", encoding="utf-8") as log,
+        err.open("w", encoding="utf-8") as errors,
+        subprocess.Popen(
             job.command,
             cwd=sandbox,
             env=environment,
@@ -226,17 +228,17 @@ def _execute(folder: RunFolder, stage: str, job: _Job, sandbox: Path, say: Calla
             stderr=errors,
             text=True,
             errors="replace",
-        )
+        ) as process,
+    ):
         try:
             for line in process.stdout or ():
                 log.write(line)
                 log.flush()
                 say(line.rstrip())
-            return process.wait()
-        finally:
-            if process.poll() is None:  # we are being interrupted: take the job along
-                process.terminate()
-                process.wait()
+        except BaseException:  # we are being interrupted: take the job along
+            process.terminate()
+            raise
+    return process.returncode
 
 
 def _bring_back(output: Path, target: Path) -> None:

@@ -57,6 +57,16 @@ class Wishes(_Plain):
     job_seconds: float = 600.0
     least_memory: int = 512
 
+    @property
+    def for_data(self) -> Wishes:
+        """Return what matters before the training: the same for every model on the same data."""
+        return Wishes(
+            specs_jobs=self.specs_jobs,
+            preprocess_jobs=self.preprocess_jobs,
+            job_seconds=self.job_seconds,
+            least_memory=self.least_memory,
+        )
+
 
 class StagePlan(_Plain):
     """What the jobs of one stage may use, each.

@@ -13,7 +13,8 @@ from mlaas_condor.data.dataset import Dataset, EntryRange, InputFile, share, spl
 from mlaas_condor.data.inputs import Branch, Survey, longest_lists, survey
 from mlaas_condor.data.selection import Selection, select
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem
-from mlaas_condor.request import Metrics, Request, content_lines, nearest
+from mlaas_condor.reading import content_lines, nearest
+from mlaas_condor.request import Metrics, Request
 from mlaas_condor.run import RunFolder
 from mlaas_condor.settings import Settings
 from mlaas_condor.training import models

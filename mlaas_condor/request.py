@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mlaas_condor.errors import Problem, RequestError
+from mlaas_condor.reading import content_lines, join_path, nearest, read_json
 
 # Keys of old job files that say where the old server's host kept things; nothing here needs them.
 IGNORED_KEYS = ("host_folder", "cert_folder", "fout")
@@ -20,6 +21,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _UNITS = {"": None, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?")
 _MEBIBYTE = 2**20
+_MOST = 1e15  # beyond any machine; keeps the arithmetic finite
 
 
 def parse_size(value: object) -> int:
@@ -30,9 +32,9 @@ def parse_size(value: object) -> int:
     """
     text = str(value).strip().lower()
     match = _SIZE.fullmatch(text)
-    if isinstance(value, bool) or not match or float(match[1]) <= 0:
+    number = float(match[1]) if match else 0.0
+    if isinstance(value, bool) or not match or not 0 < number < _MOST:
         raise ValueError(f"{value!r} is not a size; write a number with a unit, such as 500m or 3gb")
-    number = float(match[1])
     if match[2] or match[3]:
         scale = _UNITS[match[2]] or 1
     else:
@@ -57,10 +59,25 @@ def _all_or_some(value: int) -> int:
 
 
 def _parse_names(value: object) -> object:
-    """Turn ``""`` and a comma string into a list of names; a lone name may be that of a file."""
+    """Turn ``""`` and a comma string into a list of names, each once; a lone name may be that of a file."""
     if isinstance(value, str):
-        return [name.strip() for name in value.split(",") if name.strip()]
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return list(dict.fromkeys(value))
     return value
+
+
+def _not_a_bool(value: object) -> object:
+    """Refuse ``true`` where a number is meant: Python takes it for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number")
+    return value
+
+
+def _parse_padding(value: object) -> object:
+    """Take NaN, which is MLaaS4HEP's default, for no value."""
+    text = value.strip().lower() if isinstance(value, str) else value
+    return None if text in ("", "nan", "none") or text != text else value
 
 
 def _parse_name(value: object) -> object:
@@ -73,12 +90,15 @@ def _parse_name(value: object) -> object:
 
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | float)]
 Cpus = Annotated[int, BeforeValidator(_parse_cpus, json_schema_input_type=str | float)]
-Events = Annotated[int, AfterValidator(_all_or_some)]
+Whole = Annotated[int, BeforeValidator(_not_a_bool)]
+Events = Annotated[Whole, AfterValidator(_all_or_some)]
+Padding = Annotated[float | None, BeforeValidator(_parse_padding)]
 Names = Annotated[list[str], BeforeValidator(_parse_names, json_schema_input_type=str | list[str])]
 
 
 class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Infinity and NaN are no JSON, and nothing that takes a number here could use them.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 _K = TypeVar("_K", bound=_Keys)
@@ -87,8 +107,8 @@ _K = TypeVar("_K", bound=_Keys)
 class Tasks(_Keys):
     """How many jobs a stage is split into, where the plan's own choice does not suit."""
 
-    specs: int | None = Field(None, ge=1, description="jobs that measure the inputs")
-    preprocess: int | None = Field(None, ge=1, description="jobs that make the chunks")
+    specs: Whole | None = Field(None, ge=1, description="jobs that measure the inputs")
+    preprocess: Whole | None = Field(None, ge=1, description="jobs that make the chunks")
 
 
 class Metrics(_Keys):
@@ -103,8 +123,8 @@ class Params(_Keys):
     nevts: Events = Field(-1, description="events to use in all files together, before cuts; -1: all")
     chunk_size: Events = Field(10_000, description="events a chunk; -1: one chunk with everything")
     shuffle: bool = Field(True, description="shuffle the events of a chunk")
-    epochs: int = Field(10, ge=1, description="passes over the data")
-    batch_size: int = Field(100, ge=1, description="events a step of the optimiser")
+    epochs: Whole = Field(10, ge=1, description="passes over the data")
+    batch_size: Whole = Field(100, ge=1, description="events a step of the optimiser")
     identifier: Names = Field([], description="branches that name an event; never features")
     branch: str = Field("Events", min_length=1, description="path of the tree in the files")
     selected_branches: Names = Field(
@@ -118,9 +138,9 @@ class Params(_Keys):
     )
     metrics: bool | Metrics = Field(False, description="options of the metrics, which are always computed")
     split: float = Field(0.2, gt=0, lt=1, description="share of the training events kept for validation")
-    nan: float | None = Field(None, description="value of the padding before normalising; none: 0 after it")
-    verbose: int = Field(0, ge=0, le=2, description="how much the training log says")
-    seed: int = Field(21, ge=0, lt=2**32, description="seed of shuffling, splitting and training")
+    nan: Padding = Field(None, description="value of the padding before normalising; none: 0 after it")
+    verbose: Whole = Field(0, ge=0, le=2, description="how much the training log says")
+    seed: Whole = Field(21, ge=0, lt=2**32, description="seed of shuffling, splitting and training")
 
 
 class Job(_Keys):
@@ -134,7 +154,7 @@ class Job(_Keys):
     preproc: str | None = Field(None, description="file with new branches and cuts")
     specs: str | None = Field(None, description="specs to use instead of measuring them")
     device: Literal["cpu", "gpu"] = Field("cpu", description="where the training runs")
-    gpus: int | None = Field(None, ge=1, le=64, description="GPUs of the training job")
+    gpus: Whole | None = Field(None, ge=1, le=64, description="GPUs of the training job")
     gpu_memory: Size | None = Field(None, description="least memory of a GPU, such as 16gb")
     gpu_capability: float | None = Field(None, gt=0, description="least CUDA capability of a GPU, such as 8.0")
     memory: Size | None = Field(None, description="memory of the training job, such as 3gb")
@@ -178,10 +198,10 @@ class Request:
     def read(cls, path: str | Path) -> Request:
         """Read a job file and its params file; mistakes go to ``problems``."""
         path = Path(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir fails for a name that is too long
             path = path / "job.json"
         problems: list[Problem] = []
-        text, raw = _read_json(path, problems)
+        text, raw = read_json(path, problems)
         if raw is None:
             raise RequestError(problems)
         request = cls.of(raw, folder=path.absolute().parent, where=path.name, text=text)
@@ -205,16 +225,18 @@ class Request:
         """
         folder = Path(folder).absolute()
         problems: list[Problem] = []
+        sources = {"job.json": text or json.dumps(dict(raw), indent=1, default=str)}
         raw = dict(raw)
         warnings = [f"{where}: {key!r} is not needed here, ignored" for key in IGNORED_KEYS if key in raw]
         raw = {key: value for key, value in raw.items() if key not in IGNORED_KEYS}
         params_raw, params_where, params_text = raw.pop("params", {}), f"{where}: params", ""
-        sources = {"job.json": text or json.dumps(raw, indent=1)}
-        if isinstance(params_raw, str):
-            params_path = folder / params_raw
+        if isinstance(params_raw, str) and params_raw:
             params_where = params_raw
-            params_text, params_raw = _read_json(params_path, problems)
+            params_text, params_raw = read_json(join_path(folder, params_raw), problems)
             sources["params.json"] = params_text
+        elif params_raw and not isinstance(params_raw, Mapping):
+            problems.append(Problem(params_where, f"{params_raw!r} is neither a file name nor an object {{…}}"))
+            params_raw = {}
         params = _validate(Params, params_raw or {}, params_where, params_text, problems)
         job = _validate(Job, raw, where, text, problems)
         request = cls(job, params, folder, problems, warnings, sources)
@@ -223,7 +245,7 @@ class Request:
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the request names."""
-        return self.folder / Path(name).expanduser()
+        return join_path(self.folder, name)
 
     def check(self) -> None:
         """Raise `RequestError` with every problem found, if there is one."""
@@ -233,29 +255,17 @@ class Request:
     def _expand_branch_files(self) -> None:
         for key in ("selected_branches", "exclude_branches"):
             names = getattr(self.params, key)
-            if len(names) == 1 and "*" not in names[0] and self.path(names[0]).is_file():
-                lines = list(content_lines(self.path(names[0]).read_text("utf-8", "replace")))
-                self.params = self.params.model_copy(update={key: lines})
-
-
-def content_lines(text: str) -> Iterable[str]:
-    """Yield the lines of a list file without blank lines, comment lines and surrounding space."""
-    for line in text.splitlines():
-        stripped = line.strip()
-        if stripped and not stripped.startswith("#"):
-            yield stripped
-
-
-def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
-    """Return a hint that lists the known names nearest to one that is not known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
-    if not close:
-        lowered = {each.lower(): each for each in known}
-        close = [lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, n=most, cutoff=0.5)]
-    if close:
-        return "did you mean " + " or ".join(repr(each) for each in close) + "?"
-    return "there is " + ", ".join(known[:12]) + (", …" if len(known) > 12 else "") if known else ""
+            path = self.path(names[0]) if len(names) == 1 and "*" not in names[0] else None
+            if path is None or not os.path.isfile(path):  # noqa: PTH113 - Path.is_file fails for long names
+                continue
+            try:
+                lines = list(dict.fromkeys(content_lines(path.read_text("utf-8-sig"))))
+            except (OSError, UnicodeDecodeError) as error:
+                self.problems.append(Problem(f"params.json: {key}: {names[0]}", f"cannot be read: {error}"))
+                continue
+            if not lines:
+                self.problems.append(Problem(f"params.json: {key}: {names[0]}", "has no branch in it"))
+            self.params = self.params.model_copy(update={key: lines})
 
 
 def json_schema() -> dict[str, Any]:
@@ -266,34 +276,6 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _read_json(path: Path, problems: list[Problem]) -> tuple[str, dict[str, Any] | None]:
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        near = nearest(path.name, [entry.name for entry in _siblings(path)])
-        problems.append(Problem(str(path), "no such file", near))
-        return "", None
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(str(path), f"cannot be read: {error}"))
-        return "", None
-    try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        problems.append(Problem(f"{path.name}:{error.lineno}:{error.colno}", f"not valid JSON: {error.msg}"))
-        return text, None
-    if not isinstance(raw, dict):
-        problems.append(Problem(path.name, f"holds a {type(raw).__name__}, not an object {{…}}"))
-        return text, None
-    return text, raw
-
-
-def _siblings(path: Path) -> list[Path]:
-    try:
-        return [entry for entry in path.parent.iterdir() if entry.suffix == path.suffix]
-    except OSError:
-        return []
-
-
 def _validate(
     kind: type[_K], raw: Mapping[str, Any], where: str, text: str, problems: list[Problem]
 ) -> _K:
@@ -301,27 +283,51 @@ def _validate(
     try:
         return kind.model_validate(dict(raw))
     except ValidationError as error:
-        wrong = set()
-        for detail in error.errors():
-            problems.append(_describe(kind, detail, where, text))
-            wrong.add(str(detail["loc"][0]))
-    rest = {key: value for key, value in raw.items() if key not in wrong}
+        details = [each for each in error.errors() if each["loc"]]
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    for detail in details:
+        by_key.setdefault(str(detail["loc"][0]), []).append(detail)
+    for key, found in by_key.items():
+        line = next((n for n, each in enumerate(text.splitlines(), 1) if f'"{key}"' in each), None)
+        place = where if found[0]["type"] == "missing" or not line else f"{where}:{line}"
+        problems += [Problem(place, *each) for each in _describe(kind, key, found, raw.get(key))]
+    rest = {key: value for key, value in raw.items() if key not in by_key}
     missing = {name: "" for name, info in kind.model_fields.items() if info.is_required() and name not in rest}
     kept = kind.model_validate({**rest, **{name: "missing" for name in missing}})
     return kept.model_copy(update=missing)
 
 
-def _describe(kind: type[_Keys], detail: Mapping[str, Any], where: str, text: str) -> Problem:
-    key = str(detail["loc"][0])
-    line = next((n for n, each in enumerate(text.splitlines(), 1) if f'"{key}"' in each), None)
-    place = f"{where}:{line}" if line else where
-    if detail["type"] == "extra_forbidden":
-        unknown = str(detail["loc"][-1])
-        known = kind.model_fields if len(detail["loc"]) == 1 else Tasks.model_fields
-        return Problem(place, f"unknown key {unknown!r}", nearest(unknown, known))
-    if detail["type"] == "missing":
-        return Problem(where, f"{key!r} is missing", kind.model_fields[key].description or "")
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] == "value_error":
-        return Problem(place, f"{key}: {message}")
-    return Problem(place, f"{key}: {detail['input']!r} does not do: {message[:1].lower()}{message[1:]}")
+def _describe(
+    kind: type[_Keys], key: str, details: list[Mapping[str, Any]], value: object
+) -> Iterable[tuple[str, str]]:
+    """Yield (what is wrong, hint) for the mistakes under one key."""
+    first = details[0]
+    unknown = [each for each in details if each["type"] == "extra_forbidden"]
+    if unknown and len(unknown[0]["loc"]) == 1:
+        yield f"unknown key {key!r}", _where_it_belongs(kind, key)
+    elif unknown:
+        inside = _INSIDE[key].model_fields
+        for each in unknown:
+            name = str(each["loc"][-1])
+            yield f"{key}: unknown key {name!r}", nearest(name, inside)
+    elif first["type"] == "missing":
+        yield f"{key!r} is missing", kind.model_fields[key].description or ""
+    elif first["type"] == "value_error":
+        yield f"{key}: {first['ctx']['error']}", ""
+    elif len({each["loc"][1] for each in details if len(each["loc"]) > 1}) > 1:
+        # Each way in which a value could be right says why it is not; what the key means says it better.
+        yield f"{key}: {value!r} does not do", kind.model_fields[key].description or ""
+    else:
+        message = str(first["msg"])
+        inner = "".join(f".{part}" for part in first["loc"][1:] if isinstance(part, str) and part in _SUBKEYS)
+        yield f"{key}{inner}: {first['input']!r} does not do: {message[:1].lower()}{message[1:]}", ""
+
+
+_INSIDE: Mapping[str, type[_Keys]] = {"metrics": Metrics, "tasks": Tasks}
+_SUBKEYS = {name for inside in _INSIDE.values() for name in inside.model_fields}
+
+
+def _where_it_belongs(kind: type[_Keys], key: str) -> str:
+    """Return a hint for a key that is not known: the other file's, or the nearest ones."""
+    other, name = (Params, "params.json") if kind is Job else (Job, "job.json")
+    return f"it belongs into {name}" if key in other.model_fields else nearest(key, kind.model_fields)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlaas_condor.errors import RunNotFound, WrongState
-from mlaas_condor.request import nearest
+from mlaas_condor.reading import nearest
 
 STAGES = ("specs", "merge", "preprocess", "train", "report")
 SHARED_STAGES = ("specs", "merge", "preprocess")  # their output is kept in the store, by content

@@ -7,6 +7,7 @@ remembers which of them it came from.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tomllib
@@ -98,11 +99,11 @@ def _site_profile(name: str) -> dict[str, Any]:
 
 
 def _read_user_file(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
         raise RequestError([Problem(str(path), f"cannot be read: {error}")]) from error
 
 
@@ -126,7 +127,7 @@ def load(**flags: Any) -> Settings:
         ("environment", {
             name: os.environ[ENVIRONMENT_PREFIX + name.upper()]
             for name in defaults
-            if ENVIRONMENT_PREFIX + name.upper() in os.environ
+            if os.environ.get(ENVIRONMENT_PREFIX + name.upper())
         }),
         (str(path), _read_user_file(path)),
     ]  # fmt: skip
@@ -144,7 +145,7 @@ def load(**flags: Any) -> Settings:
         origins[name], raw = next((origin, layer[name]) for origin, layer in layers if name in layer)
         try:
             values[name] = _convert(name, raw)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             problems.append(Problem(f"settings: {name}", f"{error}, given by {origins[name]}"))
     if problems:
         raise RequestError(problems)
@@ -154,12 +155,23 @@ def load(**flags: Any) -> Settings:
 def _convert(name: str, raw: Any) -> Any:
     kind = {field.name: field.type for field in fields(Settings)}[name]
     if kind == "Path":
+        if raw == "":
+            raise ValueError("'' is not a folder")
         return Path(raw).expanduser().absolute()
     if kind in ("float", "int"):
-        value = float(raw)
-        if not value > 0:
-            raise ValueError(f"{raw!r} is not a positive number")
-        return int(value) if kind == "int" else value
+        return _number(raw, whole=kind == "int")
     if name == "pool" and raw not in POOLS:
         raise ValueError(f"{raw!r} is none of {', '.join(POOLS)}")
+    if not raw:
+        raise ValueError(f"{raw!r} does not do")
     return str(raw)
+
+
+def _number(raw: Any, whole: bool) -> float | int:
+    try:
+        value = float(raw)
+    except (ValueError, TypeError):
+        value = math.nan
+    if isinstance(raw, bool) or not 0 < value < math.inf or (whole and value != int(value)):
+        raise ValueError(f"{raw!r} is not a positive {'whole ' * whole}number")
+    return int(value) if whole else value

@@ -43,12 +43,8 @@ def size(mib: float) -> str:
 
 def _detail(state: RunState, stage: StageState) -> str:
     """Return what is worth saying of a stage beside its counts."""
-    training = state.training
-    if stage.stage == "train" and training and stage.running:
-        of = f"/{training.epochs}" if training.epochs else ""
-        loss = f"  loss {training.loss:.4f}" if training.loss is not None else ""
-        auc = f"  validation AUC {training.val_auc:.4f}" if training.val_auc is not None else ""
-        return f"epoch {training.epoch}{of}{loss}{auc}"
+    if stage.stage == "train" and state.training and stage.running:
+        return str(state.training)
     parts = [(stage.running, "running"), (stage.idle, "idle"), (stage.held, "held"), (stage.failed, "failed")]
     return ", ".join(f"{number} {word}" for number, word in parts if number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,10 @@ from typing import Any, Literal
 from mlaas_condor.run import STAGES, RunFolder
 
 State = Literal["prepared", "idle", "running", "held", "completed", "failed", "cancelled"]
+_TRAINING = re.compile(
+    r"epoch (\d+)/(\d+)  loss (\S+)  validation loss (\S+)  validation AUC (\S+)"
+    r"  (\S+) events/s  (\S+) s left"
+)
 ENDED: tuple[State, ...] = ("completed", "failed", "cancelled")
 
 
@@ -36,12 +41,51 @@ class Failure:
 
 @dataclass(frozen=True)
 class Training:
-    """Where a training is: ``epoch`` of ``epochs`` is done, with this loss and validation AUC."""
+    """Where a training is, as its log says it: written by the train stage, read back by status.
+
+    Parameters
+    ----------
+    epoch, epochs
+        Passes done, and passes in all; a pass is over all chunks, or over one where each is trained in turn.
+    loss, val_loss, val_auc
+        Of the last pass; the AUC is None where the validation events are of one class.
+    rate
+        Events a second.
+    left
+        Seconds until the last pass is over.
+    """
 
     epoch: int
-    epochs: int | None
-    loss: float | None
+    epochs: int
+    loss: float
+    val_loss: float
     val_auc: float | None
+    rate: float
+    left: float
+
+    def __str__(self) -> str:
+        auc = "-" if self.val_auc is None else f"{self.val_auc:.4f}"
+        return (
+            f"epoch {self.epoch}/{self.epochs}  loss {self.loss:.4f}  validation loss {self.val_loss:.4f}  "
+            f"validation AUC {auc}  {self.rate:.0f} events/s  {self.left:.0f} s left"
+        )
+
+    @classmethod
+    def last_of(cls, log: str) -> Training | None:
+        """Return the last one that a training's log has; None before its first pass is over."""
+        found = _TRAINING.findall(log)
+        if not found:
+            return None
+        epoch, epochs, loss, val_loss, auc, rate, left = found[-1]
+        return cls(
+            epoch=int(epoch),
+            epochs=int(epochs),
+            loss=float(loss),
+            val_loss=float(val_loss),
+            val_auc=None if auc == "-" else float(auc),
+            rate=float(rate),
+            left=float(left),
+        )
 
 
 @dataclass(frozen=True)

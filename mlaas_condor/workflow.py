@@ -106,7 +106,7 @@ class Run:
     def logs(self, stage: str | None = None, task: int | None = None, stderr: bool = False) -> str:
         """Return what a task has said so far, also while it runs; without a stage, the most telling one."""
         stage, task = self._pick(stage, task)
-        _use_pool_if_any(self.settings)
+        _pool_problem(self.settings)
         return logs.read(self.folder, stage, task, stderr)
 
     def follow_logs(
@@ -114,7 +114,7 @@ class Run:
     ) -> Iterator[str]:
         """Yield what a task says as it says it."""
         stage, task = self._pick(stage, task)
-        _use_pool_if_any(self.settings)
+        _pool_problem(self.settings)
         return logs.follow(self.folder, stage, task, stderr)
 
     def _pick(self, stage: str | None, task: int | None) -> tuple[str, int]:
@@ -201,21 +201,21 @@ def _wait_until_gone(name: str) -> None:
         time.sleep(0.5)
 
 
-def _use_pool_if_any(settings: Settings) -> None:
-    """Turn to the pool where there is one; what is on disk can be told without."""
+def _pool_problem(settings: Settings) -> str:
+    """Turn to the pool, and return why it cannot be asked: what is on disk can be told without."""
     try:
         pool.use(settings)
-    except PoolUnreachable:
-        return
+    except PoolUnreachable as error:
+        return str(error)
+    return ""
 
 
 def states(folders: Iterable[RunFolder], settings: Settings) -> list[RunState]:
     """Return the states of runs, asking the schedd once for all of them."""
     folders = list(folders)
     remote = [folder for folder in folders if not folder.local_log.exists()]
-    if any(folder.dagman_log.exists() for folder in remote):
-        _use_pool_if_any(settings)
-    told = {state.name: state for state in status.of_runs(remote)}
+    problem = _pool_problem(settings) if any(folder.dagman_log.exists() for folder in remote) else ""
+    told = {state.name: state for state in status.of_runs(remote, problem)}
     told |= {folder.name: local.state(folder) for folder in folders if folder.local_log.exists()}
     return [told[folder.name] for folder in folders]
 

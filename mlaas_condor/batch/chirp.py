@@ -1,25 +1,30 @@
-"""Attributes that a running job sets in its own ClassAd, so that status and ``condor_q`` show them."""
+"""What a running training says of itself in its own ClassAd, so that ``condor_q -af`` shows it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+
+from mlaas_condor.state import Training
 
 
-def publish(attributes: Mapping[str, float | int | str]) -> bool:
-    """Set attributes of the job this process runs in; False outside a job or where HTCondor refuses.
+def publish(training: Training) -> bool:
+    """Set ``ChirpMLaaS…`` attributes of the job this process runs in; False where that cannot be done.
 
-    They arrive with the starter's next update. Progress is news, not the work: no failure here may end
-    a training, hence the wide net.
+    They reach the schedd with the shadow's next update: after seconds on a personal pool, after up to
+    15 minutes elsewhere. Progress is news, not the work: no failure here may end a training, hence the
+    wide net.
     """
-    if "_CONDOR_SCRATCH_DIR" not in os.environ:
+    if "_CONDOR_CHIRP_CONFIG" not in os.environ:
         return False
+    attributes = {"Epoch": training.epoch, "Epochs": training.epochs, "Loss": training.loss}
+    if training.val_auc is not None:
+        attributes["ValAuc"] = training.val_auc
     try:
         from htcondor2.htchirp import HTChirp
 
         with HTChirp() as chirp:
             for name, value in attributes.items():
-                chirp.set_job_attr_delayed(name, f'"{value}"' if isinstance(value, str) else str(value))
+                chirp.set_job_attr_delayed(f"ChirpMLaaS{name}", str(value))
     except Exception:
         return False
     return True

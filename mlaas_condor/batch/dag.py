@@ -15,8 +15,9 @@ from mlaas_condor.run import SHARED_STAGES, STAGES, RunFolder
 def store_folders(store: Path, dataset: Dataset, plan: planning.Plan) -> dict[str, Path]:
     """Return where each stage whose output is shared keeps it, by the content it is made from."""
     specs, chunks = dataset.specs_key, dataset.chunks_key
-    # merge also cuts the chunks into tasks, so it depends on the plan as well.
-    merge = hashlib.sha256(f"{specs}{chunks}{plan.model_dump_json()}".encode()).hexdigest()[:20]
+    # merge also cuts the chunks into tasks, so it depends on that part of the plan as well.
+    cutting = f"{specs} {chunks} {plan.size.model_dump_json()} {plan.wishes.for_data.model_dump_json()}"
+    merge = hashlib.sha256(cutting.encode()).hexdigest()[:20]
     keys = {"specs": specs, "merge": merge, "preprocess": chunks}
     return {stage: store / stage / keys[stage] for stage in SHARED_STAGES}
 
@@ -48,6 +49,9 @@ def render(
             "model": model,
             "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files),
             "cpus": plan.stage(stage).cpus,
+            # What the user asks for is not changed by what merge measures.
+            "memory": plan.wishes.memory or "$(memory)",
+            "disk": plan.wishes.disk or "$(disk)",
             "gpus": _gpu_lines(job) if stage == "train" else "",
         }
         files[f"{stage}.sub"] = templates.render(f"{stage}.sub", **values)

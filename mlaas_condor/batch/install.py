@@ -122,7 +122,8 @@ def _install(tree: Path, say: Callable[[str], None]) -> None:
         )
     say(
         f"Installing a private HTCondor into {tree}: about 60 MB to download from the Debian mirror of this "
-        "machine, up to 250 MB on disk. Nothing of the system is changed; delete the folder to undo it."
+        "machine, 100 MB on disk (400 MB meanwhile). Nothing of the system is changed; delete the folder to "
+        "undo it."
     )
     shutil.rmtree(tree, ignore_errors=True)
     try:

@@ -18,7 +18,7 @@ def read(folder: RunFolder, stage: str, task: int, stderr: bool = False) -> str:
     """Return what a task has said so far; an empty string where it has not started."""
     job = _running(folder, stage, task)
     if job:
-        return _tail(job, stderr)
+        return tail(job, stderr)
     path = folder.stderr(stage, task) if stderr else folder.stdout(stage, task)
     return _read_file(path)
 
@@ -28,7 +28,7 @@ def follow(folder: RunFolder, stage: str, task: int, stderr: bool = False) -> It
     shown = ""
     while True:
         job = _running(folder, stage, task)
-        text = _tail(job, stderr) if job else read(folder, stage, task, stderr)
+        text = tail(job, stderr) if job else read(folder, stage, task, stderr)
         if text.startswith(shown) and len(text) > len(shown):
             yield text[len(shown) :]
             shown = text
@@ -48,8 +48,9 @@ def _running(folder: RunFolder, stage: str, task: int) -> queue.QueuedJob | None
     return found[0] if found else None
 
 
-def _tail(job: queue.QueuedJob, stderr: bool) -> str:
-    """Ask the machine where the job runs; the bindings have no call for it, hence the program."""
+def tail(job: queue.QueuedJob, stderr: bool = False) -> str:
+    """Return what a running job has said so far, as the machine where it runs knows it."""
+    # The bindings have no call for it.
     command = ["condor_tail", "-maxbytes", str(2**24), f"{job.cluster}.{job.proc}"]
     if stderr:
         command.append("-stderr")

@@ -1,7 +1,6 @@
-"""Which HTCondor pool is used; start, stop and look at the personal one.
+"""Which HTCondor pool is used; start, stop and look at the personal one, which lives in ``home/pool``.
 
-The personal pool lives in ``home/pool``. What is known of it is read from there and from the process
-table, so it does not matter which process of ours started it, or how it ended.
+Its state is read from there and from the process table, whoever started it and however it ended.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ def folder(settings: Settings) -> Path:
     return settings.home.resolve() / "pool"
 
 
-def _quiet(_: str) -> None:
-    """Say nothing."""
+def _quiet(_: str) -> None: ...
 
 
 def find(settings: Settings) -> Pool:
@@ -115,10 +113,9 @@ def use(settings: Settings) -> Pool:
     problem = _connect(pool)
     if not problem:
         return pool
+    advice = "Start it: `mlaas-condor pool up`"
     if pool.kind == "site":
         advice = "Ask the site, or use a pool on this machine: `mlaas-condor pool up --personal`"
-    else:
-        advice = "Start it: `mlaas-condor pool up`"
     where = pool.config or "no CONDOR_CONFIG, no /etc/condor/condor_config"
     raise PoolUnreachable(f"The {pool.kind} HTCondor pool does not answer ({where}): {problem}. {advice}")
 

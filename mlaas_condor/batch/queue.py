@@ -16,7 +16,7 @@ STATES = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "
 _ATTRIBUTES = [
     "ClusterId", "ProcId", "JobStatus", "JobUniverse", "MLaaSRun", "MLaaSStage", "MLaaSTask", "HoldReason",
     "HoldReasonCode", "HoldReasonSubCode", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs",
-    "EnteredCurrentStatus", "ChirpMLaaSEpoch", "ChirpMLaaSEpochs", "ChirpMLaaSLoss", "ChirpMLaaSValAuc",
+    "EnteredCurrentStatus",
 ]  # fmt: skip
 
 
@@ -36,8 +36,6 @@ class QueuedJob:
         Why it is held.
     cpus, memory, disk, gpus
         What it asks for: cores, MiB, KiB, GPUs.
-    epoch, epochs, loss, val_auc
-        Where a training is.
     """
 
     cluster: int
@@ -54,10 +52,6 @@ class QueuedJob:
     memory: int = 0
     disk: int = 0
     gpus: int = 0
-    epoch: int | None = None
-    epochs: int | None = None
-    loss: float | None = None
-    val_auc: float | None = None
 
 
 @contextmanager
@@ -124,11 +118,6 @@ def _queued_job(ad: Any) -> QueuedJob:
         value = ad.get(name, default)
         return int(value) if isinstance(value, int | float) else default
 
-    def progress(name: str) -> float | None:
-        value = ad.get(f"ChirpMLaaS{name}")
-        return float(value) if isinstance(value, int | float) else None
-
-    epoch, epochs = progress("Epoch"), progress("Epochs")
     return QueuedJob(
         cluster=number("ClusterId"),
         proc=number("ProcId"),
@@ -144,10 +133,6 @@ def _queued_job(ad: Any) -> QueuedJob:
         memory=number("RequestMemory"),
         disk=number("RequestDisk"),
         gpus=number("RequestGPUs"),
-        epoch=None if epoch is None else int(epoch),
-        epochs=None if epochs is None else int(epochs),
-        loss=progress("Loss"),
-        val_auc=progress("ValAuc"),
     )
 
 

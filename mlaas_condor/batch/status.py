@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from mlaas_condor.batch import events, queue, reasons
+from mlaas_condor.batch import events, logs, queue, reasons
 from mlaas_condor.errors import PoolUnreachable
 from mlaas_condor.run import RunFolder
 from mlaas_condor.state import (
@@ -25,31 +25,33 @@ _FAILED_NODE = re.compile(r"Node Name: (?P<stage>\w+).*?\n\S+ \S+ +Error: (?P<er
 _SUBMIT_ERROR = re.compile(r"submit error: (?P<text>.*?)(?=\n\d\d/\d\d/)", re.DOTALL)
 
 
-def of_runs(folders: Iterable[RunFolder]) -> list[RunState]:
-    """Return the states of several runs, asking the schedd once for all that are not over."""
-    folders = list(folders)
+def of_runs(folders: Iterable[RunFolder], pool_problem: str = "") -> list[RunState]:
+    """Return the states of several runs, asking the schedd once for all that are not over.
+
+    Parameters
+    ----------
+    folders
+        The runs.
+    pool_problem
+        Why the pool cannot be asked; empty where it can.
+    """
     told = [_from_files(folder) for folder in folders]
     alive = [state.name for state in told if state.state in ("idle", "running", "held")]
-    queued: list[queue.QueuedJob] | None = []
-    if alive:
+    queued: list[queue.QueuedJob] = []
+    if alive and not pool_problem:
         try:
             queued = queue.query(alive)
         except PoolUnreachable as error:
-            queued = None
-            unreachable = str(error)
+            pool_problem = str(error)
     states = []
     for state in told:
-        if state.name in alive and queued is None:
-            state = replace(state, waiting=(f"the pool: {unreachable}",))
-        elif state.name in alive and queued is not None:
-            state = _with_queue(state, [job for job in queued if job.run == state.name])
-        states.append(state)
+        if state.name not in alive:
+            states.append(state)
+        elif pool_problem:
+            states.append(replace(state, waiting=(f"the pool: {pool_problem}",)))
+        else:
+            states.append(_with_queue(state, [job for job in queued if job.run == state.name]))
     return states
-
-
-def of_run(folder: RunFolder) -> RunState:
-    """Return the state of one run."""
-    return of_runs([folder])[0]
 
 
 def _from_files(folder: RunFolder) -> RunState:
@@ -176,11 +178,9 @@ def _last_words(path: Path) -> str:
 
 
 def _with_queue(state: RunState, jobs: list[queue.QueuedJob]) -> RunState:
-    """Add what only the schedd knows: where the training is, and what idle jobs wait for."""
-    training = None
-    for job in jobs:
-        if job.stage == "train" and job.state == "running" and job.epoch is not None:
-            training = Training(job.epoch, job.epochs, job.loss, job.val_auc)
+    """Add what only HTCondor knows: where the training is, and what idle jobs wait for."""
+    trains = [job for job in jobs if job.stage == "train" and job.state == "running"]
+    training = Training.last_of(logs.tail(trains[0])) if trains else None
     idle = [job for job in jobs if job.state == "idle" and job.stage != "dagman"]
     waiting = tuple(_what_idle_jobs_wait_for(idle)) if idle else ()
     if not jobs and state.state == "running":

@@ -7,12 +7,14 @@ event comes from; one member an identifier branch; and ``meta.json``.
 
 from __future__ import annotations
 
+import heapq
 import json
 import zipfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,13 @@ from numpy.typing import NDArray
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.data.features import Columns, Matrix, raw_matrix
 from mlaas_condor.data.inputs import Column, Jagged, Reader
-from mlaas_condor.data.specs import Specs
+from mlaas_condor.data.specs import Kept, Specs
 
 FILE_NAME = "chunk-{:05d}.zip"
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal chunks are equal files
+_PHASES = 2**16
+_OPEN = 64  # files kept open from chunk to chunk; an open tree of 1500 branches takes 20 MB
+_FRAME_BYTES = 2**30  # of what is compressed together; Blosc2 takes less than 2 GiB
 
 
 @dataclass(frozen=True)
@@ -57,19 +62,46 @@ def count(events: int, chunk_size: int) -> int:
     return 1 if chunk_size == -1 else max(1, -(-events // chunk_size))
 
 
-def deal(events_of_files: Sequence[int], chunk_size: int) -> list[list[tuple[int, int]]]:
-    """Deal the kept events of every file out to chunks, in proportion.
+def deal(events_of_files: Sequence[int], chunk_size: int, index: int) -> list[tuple[int, int]]:
+    """Return which of the kept events of every file go to one chunk, in proportion to what each file has.
 
     Returns
     -------
-    list of chunks, each a list with (start, stop) in kept events for every file
-        Every event is in exactly one chunk; chunks are equal to within one event a file.
+    list of (start, stop) in kept events, one for every file
+        Over all chunks every event is in exactly one; chunks are equal to within one event.
     """
-    chunks = count(sum(events_of_files), chunk_size)
-    return [
-        [(k * n // chunks, (k + 1) * n // chunks) for n in events_of_files]
-        for k in range(chunks)
-    ]  # fmt: skip
+    total = sum(events_of_files)
+    chunks = count(total, chunk_size)
+    low, high = (_evenly_mixed(events_of_files, total * k // chunks) for k in (index, index + 1))
+    return list(zip(low, high, strict=True))
+
+
+def _evenly_mixed(events: Sequence[int], number: int) -> list[int]:
+    """Return how many events of each file are among the first ``number`` of all when they are mixed evenly.
+
+    Event j of file i stands at (j + phase_i) / events_i; a divisor method of apportionment. Unlike rounding
+    file by file, the numbers add up, and no chunk is left empty where there are many small files. The
+    phases keep files of equal length from giving their events to the same chunks.
+    """
+    phases = [file * 40503 % _PHASES | 1 for file in range(len(events))]  # by the golden ratio
+    # Up to this place there are at most `number` events; the others are taken one by one.
+    before, total = max(number - len(events), 0), sum(events)
+    taken = [
+        min(max((n * before * _PHASES - phase * total) // (total * _PHASES) + 1, 0), n) if n else 0
+        for n, phase in zip(events, phases, strict=True)
+    ]
+
+    def place(file: int) -> tuple[Fraction, int]:
+        return Fraction(taken[file] * _PHASES + phases[file], events[file] * _PHASES), file
+
+    following = [place(file) for file, n in enumerate(events) if taken[file] < n]
+    heapq.heapify(following)
+    for _ in range(number - sum(taken)):
+        _, file = heapq.heappop(following)
+        taken[file] += 1
+        if taken[file] < events[file]:
+            heapq.heappush(following, place(file))
+    return taken
 
 
 def make(dataset: Dataset, specs: Specs, index: int, readers: dict[int, Reader] | None = None) -> Chunk:
@@ -83,16 +115,26 @@ def make(dataset: Dataset, specs: Specs, index: int, readers: dict[int, Reader] 
         Which chunk.
     readers
         Open files by position, used and added to; for several chunks in a row.
+
+    Raises
+    ------
+    InputUnreadable, InputChanged
+        As `Reader`; also where a file has other lists than when it was measured.
     """
     readers = {} if readers is None else readers
     columns = Columns.of(specs)
-    shares = deal(specs.events_of(len(dataset.files)), dataset.chunk_size)[index]
-    parts = []
+    shares = deal(specs.events_of(len(dataset.files)), dataset.chunk_size, index)
+    ranges = _by_file(specs, len(dataset.files))
+    branches = [*dataset.flat, *dataset.jagged, *dataset.identifiers]
+    parts: list[tuple[dict[str, Column], int, NDArray[np.int64]]] = []
     for position, (start, stop) in enumerate(shares):
         if start < stop:
-            parts += list(_read_kept(dataset, specs, position, start, stop, readers))
-    names = [*dataset.flat, *dataset.jagged, *dataset.identifiers]
-    events = {name: _concatenate([part[name] for part, _, _ in parts]) for name in names}
+            reader = _reader(dataset, position, readers)
+            parts += [
+                (reader.read(branches, low, high), position, np.arange(low, high, dtype=np.int64))
+                for low, high in _entries(ranges[position], start, stop)
+            ]
+    events = {name: _concatenate([part[name] for part, _, _ in parts]) for name in branches}
     file = np.concatenate([np.full(len(entry), position, np.uint32) for _, position, entry in parts])
     entry = np.concatenate([entry for _, _, entry in parts])
     order = np.arange(len(entry))
@@ -106,15 +148,27 @@ def make(dataset: Dataset, specs: Specs, index: int, readers: dict[int, Reader] 
     )
 
 
-def _read_kept(
-    dataset: Dataset, specs: Specs, position: int, start: int, stop: int, readers: dict[int, Reader]
-) -> Iterator[tuple[dict[str, Column], int, NDArray[np.int64]]]:
-    """Yield the kept events ``start`` to ``stop`` of one file: branches, file, entry numbers."""
-    if position not in readers:
-        file = dataset.files[position]
-        readers[position] = Reader(file.locate(), dataset.tree, file.uuid)
-    branches = [*dataset.flat, *dataset.jagged, *dataset.identifiers]
-    ranges = [kept for kept in specs.kept if kept.range.file == position]
+def _by_file(specs: Specs, files: int) -> list[list[Kept]]:
+    """Return the entry ranges of each file, in order."""
+    ranges: list[list[Kept]] = [[] for _ in range(files)]
+    for kept in specs.kept:
+        ranges[kept.range.file].append(kept)
+    return ranges
+
+
+def _reader(dataset: Dataset, position: int, readers: dict[int, Reader]) -> Reader:
+    if position in readers:
+        return readers[position]
+    file = dataset.files[position]
+    reader = Reader(file.locate(), dataset.tree, file.uuid)
+    # Chunks go through the files in turn: those that were first are needed again first.
+    if len(readers) < _OPEN:
+        readers[position] = reader
+    return reader
+
+
+def _entries(ranges: Sequence[Kept], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield the entries, as (first, one after the last), of the kept events ``start`` to ``stop`` of a file."""
     ends = list(accumulate(kept.events for kept in ranges))
     for k in range(bisect_right(ends, start), len(ranges)):
         first = ends[k] - ranges[k].events
@@ -123,7 +177,8 @@ def _read_kept(
         # Nothing is cut here, so the kept events of a range are its entries in order.
         low = ranges[k].range.start + max(start - first, 0)
         high = ranges[k].range.start + min(stop - first, ranges[k].events)
-        yield readers[position].read(branches, low, high), position, np.arange(low, high, dtype=np.int64)
+        if low < high:
+            yield low, high
 
 
 def _concatenate(parts: Sequence[Column]) -> Column:
@@ -157,11 +212,13 @@ def _compress(rows: NDArray[Any]) -> bytes:
     import blosc2
 
     n = max(1, rows.shape[1])
+    together = max(1, min(16, len(rows), _FRAME_BYTES // (n * rows.itemsize)))
     cparams = blosc2.CParams(
         codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.SHUFFLE], nthreads=1, typesize=rows.itemsize
     )
     rows = np.ascontiguousarray(rows)
-    frame: bytes = blosc2.asarray(rows, chunks=(min(16, len(rows)), n), blocks=(1, n), cparams=cparams).to_cframe()
+    array: Any = blosc2.asarray(rows, chunks=(together, n), blocks=(1, n), cparams=cparams)
+    frame: bytes = array.to_cframe()
     return frame
 
 
@@ -180,7 +237,8 @@ def read(path: Path) -> Chunk:
 def _decompress(frame: bytes) -> Any:
     import blosc2
 
-    return blosc2.ndarray_from_cframe(frame)[:]
+    array: Any = blosc2.ndarray_from_cframe(frame)
+    return array[:]
 
 
 def stream(paths: Iterable[Path]) -> Iterator[Chunk]:

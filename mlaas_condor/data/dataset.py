@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-FORMAT = 1  # raised whenever specs or chunks made from the same dataset would differ
+FORMAT = 2  # raised whenever specs or chunks made from the same dataset would differ
 
 
 class _Plain(BaseModel):
@@ -30,7 +31,7 @@ class InputFile(_Plain):
     staged
         Its name beside the job; no two files of a run share it.
     uuid, size
-        Identity of the content: ROOT's own UUID, and bytes.
+        Identity of the content: ROOT's own UUID (or what `identity` makes up for it), and bytes.
     entries, used
         Entries of the tree, and how many of the first ones the run uses.
     """
@@ -145,7 +146,7 @@ def split_entries(used: list[int], tasks: int) -> list[list[EntryRange]]:
             for i, (first, n) in enumerate(zip(starts, used, strict=True))
             if max(low - first, 0) < min(high - first, n)
         ]
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        for low, high in pairwise(bounds)
     ]
 
 

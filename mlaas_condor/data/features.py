@@ -86,8 +86,14 @@ def raw_matrix(events: Events, columns: Columns) -> Matrix:
         if isinstance(column, Jagged):
             _pad(column, matrix[start : start + columns.length[name]], name)
         else:
-            matrix[start] = column
+            matrix[start] = _as_float32(column)
     return matrix
+
+
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Convert; what is beyond float32 becomes infinite, which the specs count as not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32, copy=False)
 
 
 def _pad(column: Jagged, block: Matrix, name: str) -> None:
@@ -96,7 +102,7 @@ def _pad(column: Jagged, block: Matrix, name: str) -> None:
     if longest > len(block):
         raise ValueError(f"{name}: a list has {longest} elements, the specs say at most {len(block)}")
     offsets = np.cumsum(column.counts) - column.counts
-    values = column.values.astype(np.float32, copy=False)
+    values = _as_float32(column.values)
     for i in range(longest):
         has = column.counts > i
         block[i, has] = values[offsets[has] + i]
@@ -114,18 +120,19 @@ def normalise(raw: Matrix, columns: Columns, padding: float | None = None) -> Ma
     columns
         Its layout.
     padding
-        Value that padding takes before normalising; None: padding is 0 after it. Infinities count as
-        padding.
+        Value that padding takes before normalising; None: padding is 0 after it. NaN and infinities in
+        the data count as padding.
 
     Returns
     -------
     array of shape (events, columns), float32, C order
     """
-    span = columns.high - columns.low
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = columns.high - columns.low
     flat = span == 0
     low = np.where(flat, np.float32(0), columns.low)
     scale = np.where(flat, np.float32(1), span)
-    matrix: Any = raw if padding is None else np.where(np.isnan(raw), np.float32(padding), raw)
+    matrix = raw if padding is None else np.where(np.isfinite(raw), raw, np.float32(padding))
     with np.errstate(invalid="ignore", over="ignore"):
         matrix = (matrix - low[:, None]) / scale[:, None]
     matrix[~np.isfinite(matrix)] = 0

@@ -6,6 +6,9 @@ columnar.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from mlaas_condor.errors import InputChanged, InputUnreadable
 
 FLAT, JAGGED = "flat", "jagged"
+_END_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,24 @@ def open_tree(path: str, tree: str) -> Any:
 
     _check_magic(path)
     try:
-        file = uproot.open(path)
+        # Each entry range is read once: a cache of 100 MB a file would only fill the memory.
+        file = uproot.open(path, array_cache=None)
+    except MemoryError:
+        raise
     except Exception as error:
         raise InputUnreadable(f"{path}: cannot be opened, perhaps cut short: {_first_line(error)}") from error
     try:
         found = file[tree]
-        is_tree = hasattr(found, "num_entries")
+        # A branch of a tree has entries too, and some old RNTuples are objects without any.
+        is_tree = hasattr(found, "num_entries") and not isinstance(found, uproot.TBranch)
+        trees = [] if is_tree else tree_names(file)
     except uproot.KeyInFileError:
-        is_tree = False
+        is_tree, trees = False, tree_names(file)
+    except MemoryError:
+        raise
     except Exception as error:
         raise InputUnreadable(f"{path}: tree {tree!r} cannot be read: {_first_line(error)}") from error
     if not is_tree:
-        trees = tree_names(file)
         hint = f"it has {', '.join(trees)}; set 'branch' in params.json" if trees else "it has no tree at all"
         raise InputUnreadable(f"{path}: no tree {tree!r}: {hint}")
     return found
@@ -118,15 +128,29 @@ def survey(path: str, tree: str) -> Survey:
             branches[name] = Branch(name, "flat" if kind == FLAT else "jagged", dtype)
         else:
             left_out[name] = kind
-    file = found.file if hasattr(found, "file") else found.parent.file
     return Survey(
-        uuid=str(file.uuid),
+        uuid=identity(path, found),
         size=Path(path).stat().st_size,
         entries=int(found.num_entries),
         branches=branches,
         left_out=left_out,
         compressed=int(getattr(found, "compressed_bytes", 0)),
     )
+
+
+def identity(path: str, tree: Any) -> str:
+    """Return the file's UUID; where it has none, as some writers leave it, a digest of both its ends.
+
+    The directory of a ROOT file, with the sizes and often checksums of all that is in it, is at the end.
+    """
+    file = tree.file if hasattr(tree, "file") else tree.parent.file
+    if file.uuid.int:
+        return str(file.uuid)
+    with Path(path).open("rb") as raw:
+        ends = raw.read(_END_BYTES)
+        raw.seek(max(0, raw.seek(0, os.SEEK_END) - _END_BYTES))
+        ends += raw.read()
+    return "ends-" + hashlib.sha256(ends).hexdigest()[:32]
 
 
 def _classify(found: Any) -> Iterable[tuple[str, str, str]]:
@@ -201,9 +225,9 @@ class Reader:
     def __init__(self, path: str, tree: str, uuid: str | None = None) -> None:
         self.path = path
         self._tree = open_tree(path, tree)
-        file = self._tree.file if hasattr(self._tree, "file") else self._tree.parent.file
-        if uuid is not None and str(file.uuid) != uuid:
-            raise InputChanged(f"{path}: its UUID is {file.uuid}, planned was {uuid}; submit the run again")
+        found = None if uuid is None else identity(path, self._tree)
+        if found != uuid:
+            raise InputChanged(f"{path}: its UUID is {found}, planned was {uuid}; submit the run again")
 
     def read(self, branches: Iterable[str], start: int, stop: int) -> dict[str, Column]:
         """Read entries ``start`` to ``stop`` (excluded) of the named branches.
@@ -216,6 +240,8 @@ class Reader:
         names = list(branches)
         try:
             arrays = self._tree.arrays(names, entry_start=start, entry_stop=stop, library="ak", how=dict)
+        except MemoryError:
+            raise
         except Exception as error:
             raise InputUnreadable(
                 f"{self.path}: entries {start} to {stop} cannot be read: {_first_line(error)}"
@@ -256,12 +282,16 @@ def _check_magic(path: str) -> None:
     if "://" in path:
         return
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116 - opening it would wait for ever
+            raise InputUnreadable(f"{path}: is a pipe, not a file")
         with Path(path).open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError:
         raise InputUnreadable(f"{path}: no such file") from None
     except OSError as error:
         raise InputUnreadable(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputUnreadable(f"{path!r}: is no file name: {error}") from error
     if not magic:
         raise InputUnreadable(f"{path}: is empty (0 bytes)")
     if magic != b"root":

@@ -18,6 +18,9 @@ from mlaas_condor.data.dataset import Dataset, EntryRange
 from mlaas_condor.data.inputs import Column, Events, Jagged
 
 
+_LARGEST = float(np.finfo(np.float32).max)  # chunks hold float32; some ntuples mark "none" with 1.8e308
+
+
 class _Plain(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,9 +33,9 @@ class BranchSpecs(_Plain):
     length
         Longest list of a jagged branch; 1 for a flat one.
     minimum, maximum
-        Over all finite values; None while there is none.
+        Over all values that are finite as float32; None while there is none.
     not_finite
-        Values that are NaN or infinite: never part of minimum and maximum.
+        The other values: NaN, infinite, or beyond float32. Never part of minimum and maximum.
     """
 
     length: int
@@ -125,13 +128,14 @@ def _measure_values(values: NDArray[Any], length: int) -> BranchSpecs:
         return BranchSpecs(length=length, minimum=None, maximum=None, not_finite=0)
     low, high = float(values.min()), float(values.max())
     bad = 0
-    if not (np.isfinite(low) and np.isfinite(high)):  # NaN and infinity show in one of the two
-        finite = values[np.isfinite(values)]
-        bad = len(values) - len(finite)
-        if not len(finite):
+    if not (-_LARGEST <= low and high <= _LARGEST):  # NaN and infinity show in one of the two
+        usable = values[(values >= -_LARGEST) & (values <= _LARGEST)]
+        bad = len(values) - len(usable)
+        if not len(usable):
             return BranchSpecs(length=length, minimum=None, maximum=None, not_finite=bad)
-        low, high = float(finite.min()), float(finite.max())
-    return BranchSpecs(length=length, minimum=low, maximum=high, not_finite=bad)
+        low, high = float(usable.min()), float(usable.max())
+    # -0.0 would make the result depend on the order of the parts.
+    return BranchSpecs(length=length, minimum=low + 0.0, maximum=high + 0.0, not_finite=bad)
 
 
 def join(parts: Iterable[Specs]) -> Specs:

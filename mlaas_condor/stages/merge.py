@@ -36,7 +36,7 @@ def work(arguments: list[str], output: Path) -> None:
     global_specs = specs.to_global_specs(merged, [file.path for file in dataset.files])
     (output / "global-specs.json").write_text(json.dumps(global_specs, indent=1) + "\n")
     size = plan.size.model_copy(update={"events": merged.events, "columns": len(columns)})
-    exact = planning.make(size, plan.wishes)
+    exact = planning.make(size, plan.wishes.for_data)
     units = {"preprocess": _chunks(dataset, merged), "train": 1}
     for stage, number in units.items():
         rows = planning.task_rows(exact.stage(stage), number)

@@ -20,6 +20,7 @@ from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import InputUnreadable
 from mlaas_condor.stages.program import everything, log, main, mark
+from mlaas_condor.state import Training
 from mlaas_condor.training import models
 from mlaas_condor.training.frameworks import open_adapter
 from mlaas_condor.training.recipe import Recipe
@@ -50,7 +51,7 @@ def work(arguments: list[str], output: Path) -> None:
 
     samples = loop.Samples(paths, columns, recipe)
     with (output / "history.jsonl").open("w", encoding="utf-8") as history:
-        told = _Teller(recipe, passes=recipe.epochs * (1 if recipe.standard else len(paths)))
+        told = _Teller(passes=recipe.epochs * (1 if recipe.standard else len(paths)))
         for epoch in loop.train(model, samples, recipe):
             history.write(json.dumps(epoch.to_dict()) + "\n")
             history.flush()
@@ -80,28 +81,25 @@ def _start_again_with_keras_2(reason: str) -> None:
 class _Teller:
     """Says in the log, and in the job's ClassAd, where the training is."""
 
-    def __init__(self, recipe: Recipe, passes: int) -> None:
-        self._recipe = recipe
+    def __init__(self, passes: int) -> None:
         self._passes = passes
         self._done = 0
         self._started = time.monotonic()
 
     def tell(self, epoch: loop.Epoch) -> None:
+        """Tell of one pass."""
         self._done += 1
-        left = (time.monotonic() - self._started) / self._done * (self._passes - self._done)
-        rate = epoch.events / epoch.seconds if epoch.seconds else 0.0
-        auc = "" if epoch.val_auc is None else f"  validation AUC {epoch.val_auc:.4f}"
-        chunk = "" if epoch.chunk is None else f"chunk {epoch.chunk} "
-        log.info(
-            "%sepoch %d/%d  loss %.4f  validation loss %.4f%s  %.0f events/s  %.0f s left",
-            chunk, epoch.epoch, self._recipe.epochs, epoch.loss, epoch.val_loss, auc, rate, left,
-        )  # fmt: skip
-        news: dict[str, float | int | str] = {
-            "ChirpMLaaSEpoch": self._done, "ChirpMLaaSEpochs": self._passes, "ChirpMLaaSLoss": epoch.loss,
-        }  # fmt: skip
-        if epoch.val_auc is not None:
-            news["ChirpMLaaSValAuc"] = epoch.val_auc
-        chirp.publish(news)
+        training = Training(
+            epoch=self._done,
+            epochs=self._passes,
+            loss=epoch.loss,
+            val_loss=epoch.val_loss,
+            val_auc=epoch.val_auc,
+            rate=epoch.events / epoch.seconds if epoch.seconds else 0.0,
+            left=(time.monotonic() - self._started) / self._done * (self._passes - self._done),
+        )
+        log.info("%s%s", "" if epoch.chunk is None else f"chunk {epoch.chunk}  ", training)
+        chirp.publish(training)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""A real personal pool for the whole session."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from pool_tools import copy_example, keep_environment, settings_of, turn_to
+
+from mlaas_condor.batch import pool
+
+
+@pytest.fixture(scope="session")
+def pool_home():
+    """A home of its own, with a pool of 4 CPUs and two pretended V100 cards of 24 GB."""
+    give_back = keep_environment()
+    home = Path(tempfile.mkdtemp(prefix="mlaas-"))
+    pool.up(settings_of(home), cpus=4, simulate_gpus="2,2")
+    yield home
+    pool.down(turn_to(settings_of(home)), force=True)
+    shutil.rmtree(home)
+    give_back()
+
+
+@pytest.fixture
+def settings(pool_home):
+    """Settings of the session's pool, which this process is turned to."""
+    return turn_to(settings_of(pool_home))
+
+
+@pytest.fixture
+def request_folder(tmp_path):
+    """A copy of the example that a test may change."""
+    return copy_example(tmp_path)

@@ -1,0 +1,93 @@
+"""What the pool tests do again and again: make a request, submit it, wait for something."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+from mlaas_condor import settings as settings_module
+from mlaas_condor import workflow
+from mlaas_condor.batch import events, pool
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tth"
+# Before any test changes the environment: HTCondor is installed once for all of them.
+CACHE = settings_module.load().cache
+
+
+def settings_of(home):
+    """Return the settings of a home with a personal pool."""
+    return settings_module.load(home=str(home), cache=str(CACHE), pool="personal")
+
+
+def turn_to(settings):
+    """Turn this process to the pool of some settings."""
+    pool.use(settings)
+    return settings
+
+
+def copy_example(parent, **params):
+    """Make a copy of the example that a test may change; keys of params.json can be given."""
+    folder = parent / "request"
+    folder.mkdir()
+    for path in EXAMPLE.iterdir():
+        if path.suffix in (".json", ".txt", ".py"):
+            shutil.copy(path, folder)
+    (folder / "data").symlink_to(EXAMPLE / "data")
+    edit(folder, "params.json", **{"epochs": 3, **params})
+    return folder
+
+
+def edit(folder, name, /, **keys):
+    """Change keys of a JSON file of a request."""
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys, indent=1))
+
+
+def prepend_to_model(folder, statements):
+    """Put statements at the start of the request's `model` function, after its docstring."""
+    path = folder / "model.py"
+    text = path.read_text()
+    start = text.index('"""\n', text.index("def model(idim):")) + 4
+    body = "".join(f"    {line}\n" for line in statements.splitlines())
+    path.write_text(text[:start] + body + text[start:])
+
+
+def submit(folder, settings):
+    """Submit the request in a folder."""
+    return workflow.submit(folder / "job.json", settings)
+
+
+def wait_for(run, condition, seconds=120):
+    """Return the first state that fulfils a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition(state := run.status()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {state}"
+        time.sleep(0.3)
+    return state
+
+
+def stage(state, name):
+    """Return the state of one stage."""
+    return next(each for each in state.stages if each.stage == name)
+
+
+def jobs_by_stage(run):
+    """Count the jobs that were ever submitted for each stage."""
+    return Counter(job.stage for job in events.read(run.folder.events_log))
+
+
+def keep_environment():
+    """Return a function that gives back what using a pool sets in this process."""
+    before = {name: os.environ.get(name) for name in ("CONDOR_CONFIG", "PATH")}
+
+    def give_back():
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    return give_back
