@@ -16,7 +16,7 @@ STATES = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "
 _ATTRIBUTES = [
     "ClusterId", "ProcId", "JobStatus", "JobUniverse", "MLaaSRun", "MLaaSStage", "MLaaSTask", "HoldReason",
     "HoldReasonCode", "HoldReasonSubCode", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs",
-    "EnteredCurrentStatus",
+    "EnteredCurrentStatus", "RequireGPUs", "GPUsMinMemory", "GPUsMinCapability",
 ]  # fmt: skip
 
 
@@ -36,6 +36,8 @@ class QueuedJob:
         Why it is held.
     cpus, memory, disk, gpus
         What it asks for: cores, MiB, KiB, GPUs.
+    require_gpus
+        What each of its GPUs must be, as an expression; empty for any.
     """
 
     cluster: int
@@ -52,6 +54,7 @@ class QueuedJob:
     memory: int = 0
     disk: int = 0
     gpus: int = 0
+    require_gpus: str = ""
 
 
 @contextmanager
@@ -133,6 +136,8 @@ def _queued_job(ad: Any) -> QueuedJob:
         memory=number("RequestMemory"),
         disk=number("RequestDisk"),
         gpus=number("RequestGPUs"),
+        # Flattened, because it refers to attributes of the job.
+        require_gpus=str(ad.flatten(ad.lookup("RequireGPUs"))) if "RequireGPUs" in ad else "",
     )
 
 
@@ -191,3 +196,18 @@ def machines() -> list[Machine]:
         )
         for ad in ads
     ]  # fmt: skip
+
+
+def most_gpus(require: str) -> int:
+    """Return how many GPUs for which an expression holds the best machine of the pool has."""
+    import classad2
+    import htcondor2
+
+    expression = classad2.ExprTree(require)
+    with _pool_errors(PoolLost):
+        # All attributes: those that describe a card carry its number in their name.
+        ads = htcondor2.Collector().query(
+            htcondor2.AdType.Startd, constraint='SlotType =!= "Dynamic" && TotalSlotGPUs > 0'
+        )
+    cards = ([value for name, value in ad.items() if name.startswith("GPUs_GPU_")] for ad in ads)
+    return max((sum(expression.eval(card) is True for card in each) for each in cards), default=0)

@@ -210,4 +210,6 @@ def _beyond(job: queue.QueuedJob, pool: list[queue.Machine]) -> str:
         most = max(getattr(machine, name) for machine in pool)
         if amount > most:
             return f"{amount} {units[name]} (the largest has {most})"
+    if job.require_gpus and (most := queue.most_gpus(job.require_gpus)) < job.gpus:
+        return f"{job.gpus} GPUs with {job.require_gpus} (the best has {most})"
     return ""

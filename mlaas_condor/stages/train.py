@@ -43,7 +43,7 @@ def work(arguments: list[str], output: Path) -> None:
         model = open_adapter(model_file, len(columns), recipe.seed, recipe.threads)
     except models.LegacyKerasNeeded as refusal:
         _start_again_with_keras_2(str(refusal))
-    for line in model.describe().splitlines():
+    for line in model.describe().splitlines() if recipe.verbose else ():
         log.info("%s", line)
 
     # Not before the framework is bound: it pulls in scikit-learn, and the two share thread settings.
@@ -56,6 +56,8 @@ def work(arguments: list[str], output: Path) -> None:
             history.write(json.dumps(epoch.to_dict()) + "\n")
             history.flush()
             told.tell(epoch)
+            if recipe.verbose > 1:
+                log.info("  %s", "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items()))
     scores = loop.score(model, samples)
     result = {split: metrics.classification(*scores.of(split), recipe.threshold) for split in loop.SPLITS}
     (output / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -85,9 +85,11 @@ def test_an_evicted_job_finishes_all_the_same(settings, request_folder):
     wait_for(run, lambda state: "sleeping" in run.logs("train", 0))
     job = next(job for job in queue.query([run.name]) if job.stage == "train")
     subprocess.run(["condor_vacate_job", f"{job.cluster}.{job.proc}"], check=True, capture_output=True)
-    wait_for(run, lambda state: stage(state, "train").idle, seconds=30)
     assert run.wait(timeout=200).state == "completed"
-    assert "evicted" in run.folder.events_log.read_text()
+    log = run.folder.events_log.read_text()
+    number = f"({job.cluster:03d}.000.000)"
+    assert f"004 {number}" in log, "evicted"
+    assert log.count(f"001 {number}") == 2, "started twice"
 
 
 def test_the_schedd_killed_in_the_middle_changes_nothing(settings, request_folder):
@@ -134,7 +136,8 @@ def test_a_job_that_no_machine_can_run_says_what_it_waits_for(settings, request_
     edit(request_folder, "job.json", gpus=1, gpu_memory="99gb")
     run = submit(request_folder, settings)
     state = wait_for(run, lambda state: stage(state, "train").idle and state.waiting)
-    assert "GPU" in state.waiting[0] and "101376 MiB" in state.waiting[0]
+    assert "no machine has 1 GPUs with" in state.waiting[0]
+    assert "101376" in state.waiting[0] and "(the best has 0)" in state.waiting[0]
     run.cancel()
 
 

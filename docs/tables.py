@@ -1,0 +1,88 @@
+"""Write the tables of the documentation that come from the code.
+
+    python docs/tables.py            # writes them
+    python docs/tables.py --check    # says whether they are up to date
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mlaas_condor import settings
+from mlaas_condor.batch import reasons
+from mlaas_condor.request import Job, Params
+
+DOCS = Path(__file__).parent
+_HOME = str(Path.home())
+
+
+def keys(kind: type[BaseModel]) -> str:
+    """Return a table of the keys of a request."""
+    rows = ["| key | meaning | default |", "|---|---|---|"]
+    for name, info in kind.model_fields.items():
+        rows.append(f"| `{name}` | {info.description} | {_default(info)} |")
+    return "\n".join(rows)
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "**needed**"
+    value = info.get_default()
+    if value is None or value == [] or isinstance(value, BaseModel):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def exits(first: int, last: int) -> str:
+    """Return a table of the exit codes in a range."""
+    rows = ["| code | name | meaning |", "|---|---|---|"]
+    for code, name, meaning in reasons.table():
+        if first <= code <= last:
+            rows.append(f"| {code} | `{name}` | {meaning.replace('``', '`')} |")
+    return "\n".join(rows)
+
+
+def setting_rows() -> str:
+    """Return a table of the settings."""
+    doc = settings.Settings.__doc__ or ""
+    described = re.findall(r"^ {4}(\w+)\n((?: {8}.*\n)+)", doc, re.MULTILINE)
+    rows = ["| setting | environment | meaning |", "|---|---|---|"]
+    for name, text in described:
+        meaning = " ".join(text.split()).replace("``", "`")
+        rows.append(f"| `{name}` | `{settings.ENVIRONMENT_PREFIX}{name.upper()}` | {meaning} |")
+    return "\n".join(rows)
+
+
+TABLES = {
+    ("request.md", "job"): lambda: keys(Job),
+    ("request.md", "params"): lambda: keys(Params),
+    ("exit-codes.md", "commands"): lambda: exits(1, 19),
+    ("exit-codes.md", "jobs"): lambda: exits(20, 99),
+    ("pools.md", "settings"): setting_rows,
+}
+
+
+def main() -> None:
+    """Write, or check."""
+    stale = []
+    for (name, mark), make in TABLES.items():
+        path = DOCS / name
+        text = path.read_text("utf-8")
+        pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end -->)", re.DOTALL)
+        table = make()
+        fresh = pattern.sub(rf"\g<1>{table}\n\g<2>", text)
+        if fresh != text:
+            stale.append(f"{name}: {mark}")
+            if "--check" not in sys.argv:
+                path.write_text(fresh, "utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"out of date: {', '.join(stale)}; run python docs/tables.py")
+
+
+if __name__ == "__main__":
+    main()
