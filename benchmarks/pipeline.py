@@ -34,7 +34,7 @@ def on_the_pool(request: str, keep: settings.Settings, home: Path) -> float:
     folder = workflow.create(prepared, fresh)
     started = time.monotonic()
     queue.submit(folder)
-    while (state := status.of_run(folder)).state not in ENDED:
+    while (state := status.of_runs([folder])[0]).state not in ENDED:
         time.sleep(0.1)
     assert state.state == "completed", state
     return time.monotonic() - started
@@ -63,12 +63,17 @@ def main() -> None:
         for home in homes:
             shutil.rmtree(home)
         word = "warm-up, not counted" if number == 0 else f"pair {number}"
-        print(f"{word}: here {pair[0]:.1f} s, pool {pair[1]:.1f} s, overhead {pair[1] - pair[0]:.1f} s", flush=True)
+        print(
+            f"{word}: here {pair[0]:.1f} s, pool {pair[1]:.1f} s, overhead {pair[1] - pair[0]:.1f} s",
+            flush=True,
+        )
         pairs += [pair] if number else []
     overheads = sorted(b - a for a, b in pairs)
     print(f"here, median           {statistics.median(a for a, _ in pairs):6.1f} s")
     print(f"pool, median           {statistics.median(b for _, b in pairs):6.1f} s")
-    print(f"overhead, median       {statistics.median(overheads):6.1f} s  ({overheads[0]:.1f} to {overheads[-1]:.1f})")
+    print(
+        f"overhead, median       {statistics.median(overheads):6.1f} s  ({overheads[0]:.1f} to {overheads[-1]:.1f})"
+    )
     print(f"ratio pool / here      {statistics.median(b / a for a, b in pairs):6.2f}")
 
 

@@ -29,7 +29,9 @@ def watch_run(run: Run) -> None:
         console().print(f"\n{run.name} goes on without us; come back with: {program()} watch {run.name}")
         raise typer.Exit(INTERRUPTED) from None
     if state.state != "completed":
-        raise RunFailed(f"{run.name} is {state.state}; see above, and: {program()} logs {run.name}")
+        # A terminal has the reasons on the screen already.
+        short = f"{run.name} is {state.state}; see above, and: {program()} logs {run.name}"
+        raise RunFailed(short if console().is_terminal else show.failure(state))
     show_result(run)
 
 

@@ -1,7 +1,7 @@
 """Write the tables of the documentation that come from the code.
 
-    python docs/tables.py            # writes them
-    python docs/tables.py --check    # says whether they are up to date
+python docs/tables.py            # writes them
+python docs/tables.py --check    # says whether they are up to date
 """
 
 from __future__ import annotations

@@ -206,11 +206,9 @@ def _run_job(folder: RunFolder, stage: str, job: _Job, say: Callable[[str], None
     shutil.rmtree(sandbox, ignore_errors=True)
     if code == 0:
         return
-    errors = folder.stderr(stage, job.task).read_text("utf-8", "replace").strip().splitlines()
     exit_code, signal = (code, None) if code > 0 else (None, -code)
-    what, advice = reasons.of_exit(
-        exit_code, signal, errors[-1] if errors else "", folder.name, stage, job.task
-    )
+    stderr = folder.stderr(stage, job.task)
+    what, advice = reasons.of_exit(exit_code, signal, stderr, folder.name, stage, job.task)
     raise _TaskFailed(folder.name, Failure(stage, job.task, what, advice))
 
 

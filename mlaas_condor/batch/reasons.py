@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mlaas_condor import errors
 from mlaas_condor.errors import StageError
 
@@ -28,6 +30,7 @@ _HOLDS = {
     26: ("it used more of a resource than it asked for", _MORE_MEMORY),
     34: ("it used more memory than it asked for", _MORE_MEMORY),
 }
+_TAIL_BYTES = 8192
 _EXITS = {kind.exit_code: kind for kind in StageError.__subclasses__()}
 _ADVICE = {
     errors.InputUnreadable: "look at the file, then mlaas-condor resume {run}",
@@ -48,7 +51,7 @@ def of_hold(code: int, text: str, run: str, stage: str, task: int) -> tuple[str,
 
 
 def of_exit(
-    code: int | None, signal: int | None, last_words: str, run: str, stage: str, task: int
+    code: int | None, signal: int | None, stderr: Path, run: str, stage: str, task: int
 ) -> tuple[str, str]:
     """Return (what happened, what to do) for a job that ended without its output.
 
@@ -56,8 +59,8 @@ def of_exit(
     ----------
     code, signal
         How it ended; one of them is None.
-    last_words
-        The last line of its standard error.
+    stderr
+        File with its standard error; it may be missing.
     run, stage, task
         Which job.
     """
@@ -65,9 +68,21 @@ def of_exit(
     if signal is not None:
         return f"was killed by signal {signal}" + (", often for lack of memory" if signal == 9 else ""), see
     kind = _EXITS.get(code or 0)
-    words = last_words.removeprefix(f"{stage}: ") or f"ended with exit code {code}"
+    words = _last_words(stderr, stage) or f"ended with exit code {code}"
     advice = _ADVICE[kind].format(run=run) if kind else f"{see}, then mlaas-condor resume {run}"
     return words, advice
+
+
+def _last_words(stderr: Path, stage: str) -> str:
+    """Return how a job ended in its own words: what our program said last, else the last line there is."""
+    try:
+        with stderr.open("rb") as file:
+            file.seek(max(0, stderr.stat().st_size - _TAIL_BYTES))
+            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+    except OSError:
+        return ""
+    ours = [line.removeprefix(f"{stage}: ") for line in lines if line.startswith(f"{stage}: ")]
+    return (ours or [line for line in lines if line] or [""])[-1]
 
 
 def table() -> list[tuple[int, str, str]]:

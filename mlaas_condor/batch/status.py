@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from mlaas_condor.batch import events, logs, queue, reasons
 from mlaas_condor.errors import PoolUnreachable
@@ -156,25 +155,14 @@ def _failures(folder: RunFolder, jobs: list[events.Job], stages: dict[str, Stage
         if job.cluster != last[job.stage] or stages[job.stage].word == "done":
             continue
         if _failed(job):
-            words = _last_words(folder.stderr(job.stage, job.task))
+            stderr = folder.stderr(job.stage, job.task)
             reason, advice = reasons.of_exit(
-                job.exit_code, job.signal, words, folder.name, job.stage, job.task
+                job.exit_code, job.signal, stderr, folder.name, job.stage, job.task
             )
             yield Failure(job.stage, job.task, reason, advice)
         elif job.state == "held":
             reason, advice = reasons.of_hold(job.hold_code, job.hold_reason, folder.name, job.stage, job.task)
             yield Failure(job.stage, job.task, reason, advice)
-
-
-def _last_words(path: Path) -> str:
-    """Return the last line that is not blank, as far as the last 4 KiB have it."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _with_queue(state: RunState, jobs: list[queue.QueuedJob]) -> RunState:

@@ -1,0 +1,113 @@
+"""The state of recorded run directories: what status makes of logs and marks, without a pool."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlaas_condor.batch import events, status
+from mlaas_condor.run import RunFolder
+from mlaas_condor.show import failure, html, line
+
+RECORDED = Path(__file__).parent
+
+
+def recorded(name):
+    return RunFolder(RECORDED / name)
+
+
+def state_of(folder):
+    return status.of_runs([folder])[0]
+
+
+def words(state):
+    return {stage.stage: stage.word for stage in state.stages}
+
+
+def test_a_completed_run():
+    state = state_of(recorded("completed_1"))
+    assert (state.state, state.where) == ("completed", "pool")
+    assert set(words(state).values()) == {"done"}
+    assert [stage.done for stage in state.stages] == [2, 1, 2, 1, 1]
+    assert state.bundle.endswith("completed_1/report/completed_1.tar.gz")
+    assert 20 < state.elapsed < 60
+    assert all(stage.started <= stage.ended for stage in state.stages)
+    assert state.current is None
+
+
+def test_a_run_whose_model_fails():
+    state = state_of(recorded("failed_1"))
+    assert state.state == "failed"
+    assert words(state) == {
+        "specs": "done", "merge": "done", "preprocess": "done", "train": "failed", "report": "waiting",
+    }  # fmt: skip
+    (found,) = state.failures
+    assert (found.stage, found.task) == ("train", 0)
+    assert found.reason == "model.py:8: RuntimeError: no such layer"
+    assert found.advice.startswith("correct the model file")
+    assert "no such layer" in failure(state)
+    assert "no such layer" in html(state)
+
+
+def test_a_cancelled_run_that_took_its_chunks_from_another():
+    state = state_of(recorded("cancelled_1"))
+    assert state.state == "cancelled"
+    assert list(words(state).values())[:3] == ["reused"] * 3
+    assert state.failures == ()
+    assert line(state).startswith("cancelled_1 cancelled: specs 2/2, merge 1/1, preprocess 2/2")
+
+
+@pytest.fixture
+def completed(tmp_path):
+    shutil.copytree(RECORDED / "completed_1", tmp_path / "completed_1")
+    return RunFolder(tmp_path / "completed_1")
+
+
+def test_a_run_that_ended_without_its_bundle_has_failed_whatever_dagman_says(completed):
+    completed.bundle.unlink()
+    assert state_of(completed).state == "failed"
+
+
+def test_a_log_cut_in_the_middle_of_an_event_is_read_as_far_as_it_goes(completed):
+    whole = completed.events_log.read_bytes()
+    states = set()
+    for share in range(1, 20):
+        completed.events_log.write_bytes(whole[: len(whole) * share // 20])
+        state = state_of(completed)
+        states.add(len(events.read(completed.events_log)))
+        assert [stage.done for stage in state.stages] == [2, 1, 2, 1, 1]
+    assert states == {2, 3, 5, 6, 7}
+
+
+def test_jobs_carry_their_stage_and_task():
+    jobs = events.read(recorded("completed_1").events_log)
+    assert [(job.stage, job.task, job.state, job.exit_code) for job in jobs] == [
+        ("specs", 0, "ended", 0), ("specs", 1, "ended", 0), ("merge", 0, "ended", 0),
+        ("preprocess", 0, "ended", 0), ("preprocess", 1, "ended", 0), ("train", 0, "ended", 0),
+        ("report", 0, "ended", 0),
+    ]  # fmt: skip
+
+
+def test_a_pool_that_cannot_be_asked_is_said_and_changes_nothing_else(completed):
+    text = completed.dagman_log.read_text()
+    end = text.index("005 (")
+    completed.dagman_log.write_text(text[:end])
+    state = status.of_runs([completed], pool_problem="it is down")[0]
+    assert state.state == "running"
+    assert state.waiting == ("the pool: it is down",)
+
+
+def test_a_node_that_cannot_be_submitted_is_explained(completed):
+    completed.bundle.unlink()
+    completed.dagman_out.write_text(
+        "11/20/26 12:20:52 submit error: Submit:-1:Parse error in expression: \n\tMLaaSTask = 00000\n\t\n"
+        "11/20/26 12:20:52 ---------------------- Node ----------------------\n"
+        "11/20/26 12:20:52       Node Name: train\n"
+        "11/20/26 12:20:52            Noop: false\n"
+        "11/20/26 12:20:52           Error: Job submit failed\n"
+    )
+    (found,) = state_of(completed).failures
+    assert found.stage == "train"
+    assert found.reason == ("Job submit failed: Submit:-1:Parse error in expression: MLaaSTask = 00000")
