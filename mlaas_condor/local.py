@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mlaas_condor.batch import reasons
 from mlaas_condor.errors import RunFailed, WrongState
 from mlaas_condor.run import STAGES, RunFolder
-from mlaas_condor.state import Failure, RunState, State, bundle_path, stages_by_output
+from mlaas_condor.state import Failure, RunState, StageState, State, bundle_path, stages_by_output
 
 NOTHING_TO_DO = 7  # exit code of the PRE script
 Progress = Callable[[str, int, int, str], None]  # stage, tasks done, tasks, last line of a job
@@ -121,12 +121,23 @@ def state(folder: RunFolder) -> RunState:
         name=folder.name,
         state=word,
         where="local",
-        stages=tuple(stages_by_output(folder).values()),
+        stages=tuple(_stages(folder, word)),
         submitted=started[0]["time"],
         ended=None if word == "running" else last["time"],
         failures=(Failure(**last["failure"]),) if word == "failed" else (),
         bundle=bundle_path(folder),
     )
+
+
+def _stages(folder: RunFolder, word: State) -> Iterator[StageState]:
+    """Yield the stages; the first that is not done is the one that runs, or failed."""
+    before = True
+    for stage in stages_by_output(folder).values():
+        done = stage.word in ("done", "reused")
+        if before and not done and word in ("running", "failed"):
+            stage = replace(stage, **{word: 1})
+        before = before and done
+        yield stage
 
 
 def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: int) -> None:

@@ -106,16 +106,26 @@ class Run:
     def logs(self, stage: str | None = None, task: int | None = None, stderr: bool = False) -> str:
         """Return what a task has said so far, also while it runs; without a stage, the most telling one."""
         stage, task = self._pick(stage, task)
-        _pool_problem(self.settings)
-        return logs.read(self.folder, stage, task, stderr)
+        return logs.read(self.folder, stage, task, stderr, ask_pool=not _pool_problem(self.settings))
 
     def follow_logs(
         self, stage: str | None = None, task: int | None = None, stderr: bool = False
     ) -> Iterator[str]:
-        """Yield what a task says as it says it."""
+        """Yield what a task says as it says it, until it or the run ends; waits for it to start."""
         stage, task = self._pick(stage, task)
-        _pool_problem(self.settings)
-        return logs.follow(self.folder, stage, task, stderr)
+        shown = ""
+        while True:
+            # Asked first: what a task says before it ends is then read after it has ended.
+            over = self.status().state in (*ENDED, "prepared") or task in self.folder.tasks_done(stage)
+            text = self.logs(stage, task, stderr)
+            if not text.startswith(shown):  # it was started again
+                shown = ""
+            if len(text) > len(shown):
+                yield text[len(shown) :]
+                shown = text
+            if over:
+                return
+            time.sleep(_POLL_SECONDS)
 
     def _pick(self, stage: str | None, task: int | None) -> tuple[str, int]:
         """Choose the task that failed, else the one that runs, else the last one that is done."""

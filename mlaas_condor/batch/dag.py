@@ -40,7 +40,10 @@ def render(
     """
     folders = store_folders(store, dataset, plan)
     stores = {f"{stage}_store": _quote(folder) for stage, folder in folders.items()}
-    files = {"run.dag": templates.render("run.dag", name=name, **stores), "ready.sh": templates.text("ready.sh")}
+    files = {
+        "run.dag": templates.render("run.dag", name=name, **stores),
+        "ready.sh": templates.text("ready.sh"),
+    }
     for stage in STAGES:
         values = {
             "name": name,
@@ -84,7 +87,9 @@ def task_lists(dataset: Dataset, plan: planning.Plan) -> dict[str, list[str]]:
     inputs = [",".join(f"inputs/{dataset.files[i].staged}" for i in task) for task in files]
     units = {"specs": len(dataset.tasks), "preprocess": plan.size.chunks}
     return {
-        stage: planning.task_rows(plan.stage(stage), units.get(stage, 1), inputs if stage == "specs" else None)
+        stage: planning.task_rows(
+            plan.stage(stage), units.get(stage, 1), inputs if stage == "specs" else None
+        )
         for stage in STAGES
     }
 

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from mlaas_condor.batch import queue
 from mlaas_condor.errors import PoolUnreachable
 from mlaas_condor.run import RunFolder
 
-_POLL_SECONDS = 1.0
 
+def read(folder: RunFolder, stage: str, task: int, stderr: bool = False, ask_pool: bool = True) -> str:
+    """Return what a task has said so far; an empty string where it has not started.
 
-def read(folder: RunFolder, stage: str, task: int, stderr: bool = False) -> str:
-    """Return what a task has said so far; an empty string where it has not started."""
-    job = _running(folder, stage, task)
+    Without asking the pool, that is what was brought back.
+    """
+    job = _running(folder, stage, task) if ask_pool else None
     if job:
         return tail(job, stderr)
     path = folder.stderr(stage, task) if stderr else folder.stdout(stage, task)
     return _read_file(path)
-
-
-def follow(folder: RunFolder, stage: str, task: int, stderr: bool = False) -> Iterator[str]:
-    """Yield what a task says as it says it, until it ends."""
-    shown = ""
-    while True:
-        job = _running(folder, stage, task)
-        text = tail(job, stderr) if job else read(folder, stage, task, stderr)
-        if text.startswith(shown) and len(text) > len(shown):
-            yield text[len(shown) :]
-            shown = text
-        if not job:
-            return
-        time.sleep(_POLL_SECONDS)
 
 
 def _running(folder: RunFolder, stage: str, task: int) -> queue.QueuedJob | None:

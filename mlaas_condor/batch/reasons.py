@@ -38,7 +38,7 @@ _ADVICE = {
     errors.ModelFault: "correct the model file and submit again; specs and chunks are reused",
     errors.FrameworkMissing: "install it where the jobs run, then mlaas-condor resume {run}",
     errors.DataFault: "look at labels and cuts, and submit again",
-    errors.StorageFull: "raise 'disk' in job.json and submit again",
+    errors.StorageFull: "make room, or raise 'disk' in job.json, then mlaas-condor resume {run}",
     errors.OutOfMemory: "raise 'memory' in job.json and submit again",
 }
 
@@ -68,7 +68,8 @@ def of_exit(
     if signal is not None:
         return f"was killed by signal {signal}" + (", often for lack of memory" if signal == 9 else ""), see
     kind = _EXITS.get(code or 0)
-    words = _last_words(stderr, stage) or f"ended with exit code {code}"
+    meaning = (kind.__doc__ or "").splitlines()[0] if kind else f"ended with exit code {code}"
+    words = _last_words(stderr, stage) or meaning
     advice = _ADVICE[kind].format(run=run) if kind else f"{see}, then mlaas-condor resume {run}"
     return words, advice
 

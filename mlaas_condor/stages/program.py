@@ -6,11 +6,14 @@ from its first moment on, so that also a job that fails brings its messages back
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from mlaas_condor.errors import OutOfMemory, StageError, StorageFull
 from mlaas_condor.run import unit_name
@@ -37,19 +40,28 @@ def main(stage: str, work: Callable[[list[str], Path], None]) -> None:
         )
         work(sys.argv[1:], output)
     except (StageError, MemoryError, OSError) as error:
-        raise SystemExit(_report(stage, error)) from None
+        _end(stage, _as_stage_error(error))
 
 
-def _report(stage: str, error: Exception) -> int:
+def _as_stage_error(error: Exception) -> StageError:
+    if isinstance(error, StageError):
+        return error
     if isinstance(error, MemoryError):
-        error = OutOfMemory("the job needs more memory than it was given: raise 'memory' in job.json")
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error = StorageFull(f"no space left where the job writes: {error}; raise 'disk' in job.json")
-    elif not isinstance(error, StageError):
-        raise error
-    sys.stdout.flush()
-    print(f"{stage}: {error}", file=sys.stderr)  # noqa: T201 - the job's own standard error
-    return error.exit_code
+        return OutOfMemory("the job needs more memory than it was given: raise 'memory' in job.json")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(
+            f"no space left where the job writes ({error}): make room, or raise 'disk' in job.json"
+        )
+    raise error
+
+
+def _end(stage: str, error: StageError) -> NoReturn:
+    """Say what is wrong and leave with its exit code, even where nothing can be said any more."""
+    with contextlib.suppress(OSError):
+        print(f"{stage}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the job's own standard error
+        sys.stdout.flush()
+    # Not sys.exit: on a full disk the last flush fails too, and its exit code would hide ours.
+    os._exit(error.exit_code)
 
 
 def mark(output: Path, unit: int, files: Iterable[Path]) -> None:
