@@ -135,7 +135,7 @@ def _stages(folder: RunFolder, word: State) -> Iterator[StageState]:
     for stage in stages_by_output(folder).values():
         done = stage.word in ("done", "reused")
         if before and not done and word in ("running", "failed"):
-            stage = replace(stage, **{word: 1})
+            stage = replace(stage, running=int(word == "running"), failed=int(word == "failed"))
         before = before and done
         yield stage
 
