@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,10 @@ def live(enabled: bool = True) -> Iterator[Callable[[RunState], None]]:
 
     def say(state: RunState) -> None:
         nonlocal said
-        if line(state) != said:
-            said = line(state)
-            console.print(said, soft_wrap=True, markup=False)
+        # Not a line an epoch: of a long training that would be thousands.
+        quiet = replace(state, training=None)
+        if line(quiet) != said:
+            said = line(quiet)
+            console.print(line(state), soft_wrap=True, markup=False)
 
     yield say
