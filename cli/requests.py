@@ -28,14 +28,16 @@ def submit(
     context: typer.Context,
     job: JobFile = "job.json",
     watch: Annotated[bool, typer.Option("--watch", help="Watch the run until it ends.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan only, as `plan` does.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and plan only, as `plan --files` does.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a request, plan it and submit it to the pool."""
     from mlaas_condor import workflow
 
     if dry_run:
-        plan(context, job, as_json=as_json)
+        plan(context, job, files=True, as_json=as_json)
         return
     options = settings(context)
     prepared = workflow.plan(job, options)

@@ -10,34 +10,21 @@ import fcntl
 import itertools
 import json
 import os
-import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 from mlaas_condor.batch import reasons
 from mlaas_condor.errors import RunFailed, WrongState
 from mlaas_condor.run import STAGES, RunFolder
+from mlaas_condor.sandbox import Job, Sandboxes, jobs_of
 from mlaas_condor.state import Failure, RunState, StageState, State, bundle_path, stages_by_output
 
 NOTHING_TO_DO = 7  # exit code of the PRE script
 Progress = Callable[[str, int, int, str], None]  # stage, tasks done, tasks, last line of a job
-_MACRO = re.compile(r"\$\((\w+)\)")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One line of a ``queue … from`` list, with the macros of its submit file filled in."""
-
-    task: int
-    command: list[str]
-    inputs: list[str]
-    cpus: int
 
 
 def run(folder: RunFolder, progress: Progress | None = None, jobs: int | None = None) -> None:
@@ -146,14 +133,17 @@ def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: 
         progress(stage, total, total, "")
         return
     total = len(folder.task_units(stage))
-    todo = _jobs(folder, stage)
-    finished = itertools.count(total - len(todo) + 1)
+    todo = jobs_of(folder, stage)
     done = total - len(todo)
+    finished = itertools.count(done + 1)
     progress(stage, done, total, "")
+    sandboxes = Sandboxes(folder, stage)
 
-    def one(job: _Job) -> None:
+    def one(job: Job) -> None:
         nonlocal done
-        _run_job(folder, stage, job, lambda line: progress(stage, done, total, line))
+        code = sandboxes.run(job, lambda line: progress(stage, done, total, line))
+        if code:
+            raise _TaskFailed(folder.name, _failure(folder, stage, job, code))
         done = next(finished)
         progress(stage, done, total, "")
 
@@ -164,8 +154,16 @@ def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: 
             for each in as_completed(running):
                 each.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            sandboxes.stop()
             raise
+
+
+def _failure(folder: RunFolder, stage: str, job: Job, code: int) -> Failure:
+    exit_code, signal = (code, None) if code > 0 else (None, -code)
+    stderr = folder.stderr(stage, job.task)
+    what, advice = reasons.of_exit(exit_code, signal, stderr, folder.name, stage, job.task)
+    return Failure(stage, job.task, what, advice)
 
 
 def _find_missing(folder: RunFolder, stage: str) -> bool:
@@ -179,83 +177,3 @@ def _find_missing(folder: RunFolder, stage: str) -> bool:
         reason = ready.stderr.strip() or f"its PRE script ended with exit code {ready.returncode}"
         raise _TaskFailed(folder.name, Failure(stage, 0, reason, f"mlaas-condor resume {folder.name}"))
     return ready.returncode == 0
-
-
-def _jobs(folder: RunFolder, stage: str) -> list[_Job]:
-    """Read a submit file and its task list, as far as a run without HTCondor needs them."""
-    keys: dict[str, str] = {}
-    variables: list[str] = []
-    for line in folder.submit_file(stage).read_text("utf-8").splitlines():
-        if line.startswith("queue "):
-            variables = [name.strip() for name in line.removeprefix("queue ").split(" from ")[0].split(",")]
-        elif "=" in line and not line.startswith("#"):
-            key, _, value = line.partition("=")
-            keys[key.strip()] = value.strip()
-    return [_job(keys, variables, line) for line in folder.todo(stage).read_text("utf-8").splitlines()]
-
-
-def _job(keys: dict[str, str], variables: list[str], line: str) -> _Job:
-    values = dict.fromkeys(variables, "") | dict(zip(variables, line.split(), strict=False))
-    fill = {key: _MACRO.sub(lambda match: values.get(match[1], ""), text) for key, text in keys.items()}
-    return _Job(
-        task=int(values["task"]),
-        command=[keys["executable"], *fill["arguments"].split()],
-        inputs=[name.strip() for name in fill["transfer_input_files"].split(",") if name.strip()],
-        cpus=int(keys["request_cpus"]),
-    )
-
-
-def _run_job(folder: RunFolder, stage: str, job: _Job, say: Callable[[str], None]) -> None:
-    """Run a job in a folder of its own."""
-    sandbox = folder.path / "sandbox" / f"{stage}.{job.task}"
-    shutil.rmtree(sandbox, ignore_errors=True)
-    sandbox.mkdir(parents=True)
-    for name in job.inputs:
-        (sandbox / Path(name).name).symlink_to(folder.path / name)
-    code = _execute(folder, stage, job, sandbox, say)
-    _bring_back(sandbox / "output" / stage, folder.output(stage))
-    shutil.rmtree(sandbox, ignore_errors=True)
-    if code == 0:
-        return
-    exit_code, signal = (code, None) if code > 0 else (None, -code)
-    stderr = folder.stderr(stage, job.task)
-    what, advice = reasons.of_exit(exit_code, signal, stderr, folder.name, stage, job.task)
-    raise _TaskFailed(folder.name, Failure(stage, job.task, what, advice))
-
-
-def _execute(folder: RunFolder, stage: str, job: _Job, sandbox: Path, say: Callable[[str], None]) -> int:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(job.cpus)}
-    out, err = folder.stdout(stage, job.task), folder.stderr(stage, job.task)
-    with (
-        out.open("w", encoding="utf-8") as log,
-        err.open("w", encoding="utf-8") as errors,
-        subprocess.Popen(
-            job.command,
-            cwd=sandbox,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            errors="replace",
-        ) as process,
-    ):
-        try:
-            for line in process.stdout or ():
-                log.write(line)
-                log.flush()
-                say(line.rstrip())
-        except BaseException:  # we are being interrupted: take the job along
-            process.terminate()
-            raise
-    return process.returncode
-
-
-def _bring_back(output: Path, target: Path) -> None:
-    """Move a job's output into the run directory, marks last."""
-    files = [path for path in output.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: path.suffix == ".ok"):
-        goal = target / path.relative_to(output)
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(goal)
-    for empty in sorted((path for path in output.rglob("*") if path.is_dir()), key=str):
-        (target / empty.relative_to(output)).mkdir(parents=True, exist_ok=True)

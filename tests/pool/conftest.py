@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from pool_tools import copy_example, keep_environment, settings_of, turn_to
+from example_tools import copy_example
+from pool_tools import keep_environment, settings_of, turn_to
 
 from mlaas_condor.batch import pool
 

@@ -1,19 +1,15 @@
-"""What the pool tests do again and again: make a request, submit it, wait for something."""
+"""What the pool tests do again and again: submit a request, wait for something."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
 from collections import Counter
-from pathlib import Path
 
 from mlaas_condor import settings as settings_module
 from mlaas_condor import workflow
 from mlaas_condor.batch import events, pool
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "tth"
 # Before any test changes the environment: HTCondor is installed once for all of them.
 CACHE = settings_module.load().cache
 
@@ -27,33 +23,6 @@ def turn_to(settings):
     """Turn this process to the pool of some settings."""
     pool.use(settings)
     return settings
-
-
-def copy_example(parent, **params):
-    """Make a copy of the example that a test may change; keys of params.json can be given."""
-    folder = parent / "request"
-    folder.mkdir()
-    for path in EXAMPLE.iterdir():
-        if path.suffix in (".json", ".txt", ".py"):
-            shutil.copy(path, folder)
-    (folder / "data").symlink_to(EXAMPLE / "data")
-    edit(folder, "params.json", **{"epochs": 3, **params})
-    return folder
-
-
-def edit(folder, name, /, **keys):
-    """Change keys of a JSON file of a request."""
-    path = folder / name
-    path.write_text(json.dumps(json.loads(path.read_text()) | keys, indent=1))
-
-
-def prepend_to_model(folder, statements):
-    """Put statements at the start of the request's `model` function, after its docstring."""
-    path = folder / "model.py"
-    text = path.read_text()
-    start = text.index('"""\n', text.index("def model(idim):")) + 4
-    body = "".join(f"    {line}\n" for line in statements.splitlines())
-    path.write_text(text[:start] + body + text[start:])
 
 
 def submit(folder, settings):

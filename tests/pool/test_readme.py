@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pool_tools import CACHE, copy_example, settings_of
+from example_tools import copy_example
+from pool_tools import CACHE, settings_of
 
 from mlaas_condor.batch import pool
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uproot
-from pool_tools import copy_example, edit, jobs_by_stage, settings_of, stage, submit, turn_to, wait_for
+from example_tools import copy_example, edit
+from pool_tools import jobs_by_stage, settings_of, stage, submit, turn_to, wait_for
 
 from mlaas_condor import local, workflow
 from mlaas_condor.data import chunks

@@ -8,17 +8,8 @@ import subprocess
 import threading
 
 import pytest
-from pool_tools import (
-    copy_example,
-    edit,
-    jobs_by_stage,
-    prepend_to_model,
-    settings_of,
-    stage,
-    submit,
-    turn_to,
-    wait_for,
-)
+from example_tools import copy_example, edit, prepend_to_model
+from pool_tools import jobs_by_stage, settings_of, stage, submit, turn_to, wait_for
 
 from mlaas_condor import workflow
 from mlaas_condor.batch import personal, pool, queue

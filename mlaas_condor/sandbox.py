@@ -1,0 +1,138 @@
+"""One job without HTCondor, in a folder of its own, as its submit file describes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlaas_condor.run import RunFolder
+
+_MACRO = re.compile(r"\$\((\w+)\)")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of a ``queue … from`` list, with the macros of its submit file filled in.
+
+    Parameters
+    ----------
+    task
+        Number of the task.
+    command
+        Program and arguments.
+    inputs
+        Files and folders that the job wants beside it, relative to the run directory.
+    cpus
+        Cores it asks for.
+    """
+
+    task: int
+    command: list[str]
+    inputs: list[str]
+    cpus: int
+
+
+def jobs_of(folder: RunFolder, stage: str) -> list[Job]:
+    """Read a stage's submit file and its list of missing tasks, as far as it takes to run them here."""
+    keys: dict[str, str] = {}
+    variables: list[str] = []
+    for line in folder.submit_file(stage).read_text("utf-8").splitlines():
+        if line.startswith("queue "):
+            variables = [name.strip() for name in line.removeprefix("queue ").split(" from ")[0].split(",")]
+        elif "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            keys[key.strip()] = value.strip()
+    return [_job(keys, variables, line) for line in folder.todo(stage).read_text("utf-8").splitlines()]
+
+
+def _job(keys: dict[str, str], variables: list[str], line: str) -> Job:
+    values = dict.fromkeys(variables, "") | dict(zip(variables, line.split(), strict=False))
+    fill = {key: _MACRO.sub(lambda match: values.get(match[1], ""), text) for key, text in keys.items()}
+    return Job(
+        task=int(values["task"]),
+        command=[keys["executable"], *fill["arguments"].split()],
+        inputs=[name.strip() for name in fill["transfer_input_files"].split(",") if name.strip()],
+        cpus=int(keys["request_cpus"]),
+    )
+
+
+class Sandboxes:
+    """Runs the jobs of a stage, each in a folder of its own; several threads may call `run`.
+
+    Parameters
+    ----------
+    folder, stage
+        The run, and the stage.
+    """
+
+    def __init__(self, folder: RunFolder, stage: str) -> None:
+        self._folder = folder
+        self._stage = stage
+        self._processes: list[subprocess.Popen[str]] = []
+        self._stopped = False
+
+    def run(self, job: Job, say: Callable[[str], None]) -> int:
+        """Run a job, bring its output back, and return its exit code (negative: the signal).
+
+        Parameters
+        ----------
+        job
+            What to run.
+        say
+            Gets every line that the job writes to its standard output.
+        """
+        if self._stopped:
+            return 0
+        place = self._folder.path / "sandbox" / f"{self._stage}.{job.task}"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for name in job.inputs:
+            (place / Path(name).name).symlink_to(self._folder.path / name)
+        code = self._execute(job, place, say)
+        _bring_back(place / "output" / self._stage, self._folder.output(self._stage))
+        shutil.rmtree(place, ignore_errors=True)
+        return code
+
+    def stop(self) -> None:
+        """End the jobs that run, and start no other."""
+        self._stopped = True
+        for process in self._processes:
+            process.terminate()
+
+    def _execute(self, job: Job, place: Path, say: Callable[[str], None]) -> int:
+        out, err = self._folder.stdout(self._stage, job.task), self._folder.stderr(self._stage, job.task)
+        with (
+            out.open("w", encoding="utf-8") as log,
+            err.open("w", encoding="utf-8") as errors,
+            subprocess.Popen(
+                job.command,
+                cwd=place,
+                env={**os.environ, "OMP_NUM_THREADS": str(job.cpus)},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                errors="replace",
+            ) as process,
+        ):
+            self._processes.append(process)
+            for line in process.stdout or ():
+                log.write(line)
+                log.flush()
+                say(line.rstrip())
+        return process.returncode
+
+
+def _bring_back(output: Path, target: Path) -> None:
+    """Move a job's output into the run directory, marks last."""
+    files = [path for path in output.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.suffix == ".ok"):
+        goal = target / path.relative_to(output)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(goal)
+    for empty in sorted((path for path in output.rglob("*") if path.is_dir()), key=str):
+        (target / empty.relative_to(output)).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,130 @@
+"""Runs without HTCondor: they go well, fail, are interrupted, and are gone on with."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from example_tools import copy_example, prepend_to_model
+
+from mlaas_condor import local, settings, workflow
+from mlaas_condor.errors import RunFailed, WrongState
+from mlaas_condor.show import html
+
+
+@pytest.fixture
+def home(tmp_path):
+    return settings.load(home=str(tmp_path / "home"))
+
+
+def create(folder, home):
+    return workflow.create(workflow.plan(folder / "job.json", home), home)
+
+
+def words(state):
+    return [stage.word for stage in state.stages]
+
+
+def test_a_failing_model_is_explained_and_the_run_gone_on_with(tmp_path, home):
+    folder = copy_example(tmp_path, nevts=3000)
+    flag = tmp_path / "repaired"
+    prepend_to_model(folder, f"import os\nassert os.path.exists({str(flag)!r}), 'not repaired yet'")
+    made = create(folder, home)
+    told = []
+    with pytest.raises(RunFailed, match=r"train task 0: .*not repaired yet"):
+        local.run(made, lambda *news: told.append(news))
+    assert [news[0] for news in told if news[1] == news[2]] == ["specs", "merge", "preprocess"]
+    run = workflow.open_run(made.name, home)
+    state = run.status()
+    assert (state.state, state.where) == ("failed", "local")
+    assert words(state) == ["done", "done", "done", "failed", "waiting"]
+    assert state.failures[0].advice.startswith("correct the model file")
+    assert "not repaired yet" in run.logs(stderr=True)
+    before = (made.output("specs") / "00000.ok").stat().st_mtime_ns
+    flag.touch()
+    run.resume()
+    assert run.status().state == "completed"
+    assert run.model().stat().st_size > 100_000
+    assert (made.output("specs") / "00000.ok").stat().st_mtime_ns == before, "not done again"
+    assert "completed" in html(run.status())
+    run.delete()
+    assert workflow.list_runs(home) == []
+    assert list(home.store.glob("*/*")) == [], "nobody else uses these specs and chunks"
+
+
+def test_ctrl_c_stops_the_jobs_and_says_how_to_go_on(tmp_path, home):
+    folder = copy_example(tmp_path, nevts=3000)
+    prepend_to_model(folder, "import time\nprint('sleeping', flush=True)\ntime.sleep(60)")
+    program = Path(sys.executable).with_name("mlaas-condor")
+    command = [program, "--home", home.home, "run", "--local", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        log = home.runs / "tth_1" / "logs" / "train.0.out"
+        deadline = time.monotonic() + 60
+        while not (log.exists() and "sleeping" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert workflow.open_run("tth_1", home).status().state == "running"
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 20, "the job was stopped, not waited for"
+    assert "resume tth_1" in said
+    assert workflow.open_run("tth_1", home).status().state == "cancelled"
+
+
+def test_a_killed_process_leaves_a_run_that_can_be_gone_on_with(tmp_path, home):
+    folder = copy_example(tmp_path, nevts=3000)
+    made = create(folder, home)
+    code = f"""
+import os
+from pathlib import Path
+from mlaas_condor import local
+from mlaas_condor.run import RunFolder
+def die(stage, done, tasks, line):
+    if stage == "preprocess" and done:
+        os.kill(os.getpid(), 9)
+local.run(RunFolder(Path({str(made.path)!r})), die, jobs=1)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    run = workflow.open_run(made.name, home)
+    assert run.status().state == "cancelled"
+    run.resume()
+    assert run.status().state == "completed"
+
+
+def test_a_run_that_is_being_run_is_left_alone(tmp_path, home):
+    made = create(copy_example(tmp_path, nevts=3000), home)
+    with made.local_lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(WrongState, match="another process"):
+            local.run(made)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_job_on_a_full_disk_says_so_by_its_exit_code(tmp_path):
+    code = "from mlaas_condor.stages.program import main; main('specs', lambda *_: print('x', flush=True))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=full, stderr=full)
+    assert done.returncode == 25
+
+
+def test_a_home_that_cannot_be_written_is_an_error_that_leaves_nothing(tmp_path, home):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(workflow.CannotWrite, match="MLAAS_CONDOR_HOME"):
+        create(copy_example(tmp_path, nevts=3000), settings.load(home=str(blocked / "home")))
+
+
+def test_jobs_get_the_threads_they_asked_for(tmp_path, home):
+    folder = copy_example(tmp_path, nevts=3000)
+    prepend_to_model(folder, "import os\nprint('threads', os.environ['OMP_NUM_THREADS'], flush=True)")
+    made = create(folder, home)
+    local.run(made)
+    assert "threads 1" in made.stdout("train", 0).read_text()
