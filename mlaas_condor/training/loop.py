@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -162,13 +163,12 @@ def _cut(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     from sklearn.model_selection import train_test_split
 
-    if len(rows) < 2:
-        return rows, rows[:0]
-    try:
-        first, second = train_test_split(rows, test_size=share, random_state=seed, stratify=y)
-    except ValueError:  # a class with one event, or fewer events set aside than classes
-        first, second = train_test_split(rows, test_size=share, random_state=seed)
-    return first, second
+    # Not stratified where a class has a single event; nothing set aside where there is too little.
+    for classes in (y, None):
+        with contextlib.suppress(ValueError):
+            first, second = train_test_split(rows, test_size=share, random_state=seed, stratify=classes)
+            return first, second
+    return rows, rows[:0]
 
 
 def train(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
