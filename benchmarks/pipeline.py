@@ -71,9 +71,8 @@ def main() -> None:
     overheads = sorted(b - a for a, b in pairs)
     print(f"here, median           {statistics.median(a for a, _ in pairs):6.1f} s")
     print(f"pool, median           {statistics.median(b for _, b in pairs):6.1f} s")
-    print(
-        f"overhead, median       {statistics.median(overheads):6.1f} s  ({overheads[0]:.1f} to {overheads[-1]:.1f})"
-    )
+    spread = f"({overheads[0]:.1f} to {overheads[-1]:.1f})"
+    print(f"overhead, median       {statistics.median(overheads):6.1f} s  {spread}")
     print(f"ratio pool / here      {statistics.median(b / a for a, b in pairs):6.2f}")
 
 

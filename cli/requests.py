@@ -130,14 +130,11 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
     out = console()
     dataset, recipe = prepared.dataset, prepared.recipe
     inputs = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (
-        ("file", "left"),
-        ("label", "left"),
-        ("entries", "right"),
-        ("used", "right"),
-        ("size", "right"),
-    ):
-        inputs.add_column(name, justify=justify)  # type: ignore[arg-type]
+    # A path that is folded over two lines cannot be copied.
+    inputs.add_column("file", no_wrap=True, overflow="ignore")
+    inputs.add_column("label")
+    for name in ("entries", "used", "size"):
+        inputs.add_column(name, justify="right")
     for file, label in zip(dataset.files, recipe.labels, strict=True):
         row = (
             file.path,

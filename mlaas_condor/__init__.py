@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlaas_condor.errors import MlaasError, RequestError
-    from mlaas_condor.prepare import prepare
     from mlaas_condor.request import Request
     from mlaas_condor.settings import Settings
     from mlaas_condor.workflow import Run, list_runs, open_run, plan, submit
@@ -27,7 +26,6 @@ __all__ = [
     "list_runs",
     "open_run",
     "plan",
-    "prepare",
     "submit",
 ]
 
@@ -36,7 +34,6 @@ _HOMES = {
     "RequestError": "errors",
     "Request": "request",
     "Settings": "settings",
-    "prepare": "prepare",
 }
 
 

@@ -6,12 +6,9 @@ The rates are of one slow core; they decide only how the work is split, never wh
 from __future__ import annotations
 
 from math import ceil
-from pathlib import Path
-from typing import Self
-
-from pydantic import BaseModel, ConfigDict
 
 from mlaas_condor.data import chunks
+from mlaas_condor.jsonfile import JsonFile, Plain
 
 # Measured with benchmarks/pipeline.py and rounded down.
 SPECS_RATE = 4e6  # branches x events a second
@@ -26,11 +23,7 @@ TRAIN_MEMORY = 1500  # MiB of Python with TensorFlow
 MIB = 2**20
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Wishes(_Plain):
+class Wishes(Plain):
     """What the user asks for, None where the plan decides, and what the settings say.
 
     Parameters
@@ -68,7 +61,7 @@ class Wishes(_Plain):
         )
 
 
-class StagePlan(_Plain):
+class StagePlan(Plain):
     """What the jobs of one stage may use, each.
 
     Parameters
@@ -92,7 +85,7 @@ class StagePlan(_Plain):
     seconds: float
 
 
-class Size(_Plain):
+class Size(Plain):
     """Size of a dataset: what the plan depends on.
 
     Parameters
@@ -123,11 +116,17 @@ class Size(_Plain):
 
     @property
     def chunk_mib(self) -> float:
-        """MiB of the matrix of one chunk."""
-        return self.columns * self.events / self.chunks * BYTES_A_VALUE / MIB
+        """MiB of the matrix of one chunk, the largest that events of this number could make."""
+        most = self.events if self.chunk_size == -1 else min(self.events, self.chunk_size)
+        return self.columns * most * BYTES_A_VALUE / MIB
+
+    @property
+    def matrix_mib(self) -> float:
+        """MiB of the matrix of all events."""
+        return self.columns * self.events * BYTES_A_VALUE / MIB
 
 
-class Plan(_Plain):
+class Plan(JsonFile):
     """The plan of a run: sizes as far as they are known, what was asked for, and the jobs."""
 
     size: Size
@@ -137,15 +136,6 @@ class Plan(_Plain):
     def stage(self, name: str) -> StagePlan:
         """Return the plan of one stage."""
         return next(stage for stage in self.stages if stage.stage == name)
-
-    def write(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` wrote."""
-        return cls.model_validate_json(path.read_text("utf-8"))
 
 
 def specs_jobs(size: Size, wishes: Wishes) -> int:
@@ -210,14 +200,13 @@ def _memory(size: Size, wishes: Wishes) -> dict[str, float]:
 
 
 def _disk(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:
-    """Return MiB: the files that travel, and twice what compressed chunks may take."""
+    """Return MiB: the files that travel, and the chunks as if nothing could be compressed."""
     transferred = size.transferred / MIB
-    all_chunks = size.chunk_mib * size.chunks
     return {
         "specs": transferred + 100,
         "merge": 100,
-        "preprocess": transferred + all_chunks / jobs["preprocess"] + 100,
-        "train": wishes.disk or all_chunks + 500,
+        "preprocess": transferred + size.matrix_mib / jobs["preprocess"] + 100,
+        "train": wishes.disk or size.matrix_mib + 500,
         "report": 500,
     }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import glob
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas_condor import planning
@@ -13,7 +14,8 @@ from mlaas_condor.data.dataset import Dataset, EntryRange, InputFile, share, spl
 from mlaas_condor.data.inputs import Branch, Survey, longest_lists, survey
 from mlaas_condor.data.selection import Selection, select
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem
-from mlaas_condor.reading import content_lines, nearest
+from mlaas_condor.lists import names_beside, read_lists
+from mlaas_condor.reading import nearest
 from mlaas_condor.request import Metrics, Request
 from mlaas_condor.run import RunFolder
 from mlaas_condor.settings import Settings
@@ -60,15 +62,18 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     RequestError
         With every problem found, not only the first.
     """
-    request = Request(**{**vars(request), "problems": list(request.problems), "warnings": list(request.warnings)})
+    request = replace(request, problems=list(request.problems), warnings=list(request.warnings))
     _refuse_later_features(request)
+    _check_gpus(request)
     model = _check_model(request)
-    paths, labels = _read_lists(request)
+    paths, labels = read_lists(request)
     surveys = _survey(request, paths)
     selection = _select(request, paths, surveys)
     request.check()
-    assert model and selection  # noqa: S101 - no problem means that both were found
-    dataset = _dataset(request, settings, paths, surveys, selection)
+    assert model and selection  # no problem means that both were found
+    dataset = _dataset(request, paths, surveys, selection)
+    _check_classes(request, dataset, labels)
+    request.check()
     columns = len(selection.flat) + _longest(request, paths, surveys, selection.jagged)
     size = planning.Size(
         files=len(paths),
@@ -101,13 +106,23 @@ def _refuse_later_features(request: Request) -> None:
             )
 
 
+def _check_gpus(request: Request) -> None:
+    for key in ("gpu_memory", "gpu_capability"):
+        if getattr(request.job, key) and not request.job.gpus_wanted:
+            what = "is given, but no GPU is asked for"
+            request.problems.append(Problem(f"job.json: {key}", what, "set device to gpu, or gpus"))
+
+
 def _check_model(request: Request) -> models.ModelFile | None:
     if not request.job.model:
         return None
     path = request.path(request.job.model)
-    if not path.is_file():
-        near = nearest(path.name, [each.name for each in path.parent.glob("*.py")])
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file fails where it may not look
+        near = nearest(path.name, names_beside(path, ".py"))
         request.problems.append(Problem(f"job.json: model: {request.job.model}", "no such file", near))
+        return None
+    if path.suffix != ".py":
+        request.problems.append(Problem(f"job.json: model: {request.job.model}", "its name must end in .py"))
         return None
     try:
         model = models.check(path)
@@ -121,61 +136,6 @@ def _check_model(request: Request) -> models.ModelFile | None:
     return model
 
 
-def _read_lists(request: Request) -> tuple[list[str], list[str]]:
-    """Return the input files and the label of each; a line that is a glob gives its label to all it matches."""
-    lines = _read_list(request, "files", request.job.files)
-    labels = _read_list(request, "labels", request.job.labels)
-    groups = [_expand(request, line) for line in lines]
-    paths = [path for group in groups for path in group]
-    if not lines or not labels:
-        return paths, []
-    if len(labels) == len(lines):
-        labels = [label for label, group in zip(labels, groups, strict=True) for _ in group]
-    elif len(labels) != len(paths):
-        request.problems.append(
-            Problem("job.json: labels", f"there are {len(labels)} labels and {len(lines)} files", "one label a file")
-        )
-        return paths, []
-    if len(set(labels)) == 1:
-        what = f"all files have the label {labels[0]!r}"
-        request.problems.append(Problem("job.json: labels", what, "a classifier needs two classes at least"))
-    return paths, labels
-
-
-def _read_list(request: Request, key: str, value: str | list[str | int | float] | list[str]) -> list[str]:
-    if isinstance(value, list):
-        items = [str(item) for item in value]
-    elif not value:
-        return []
-    else:
-        path = request.path(value)
-        try:
-            items = list(content_lines(path.read_text("utf-8")))
-        except FileNotFoundError:
-            near = nearest(path.name, [each.name for each in path.parent.glob("*.txt")])
-            request.problems.append(Problem(f"job.json: {key}: {value}", "no such file", near))
-            return []
-        except (OSError, UnicodeDecodeError) as error:
-            request.problems.append(Problem(f"job.json: {key}: {value}", f"cannot be read: {error}"))
-            return []
-    if not items:
-        request.problems.append(Problem(f"job.json: {key}", "is empty", "one line a ROOT file"))
-    return items
-
-
-def _expand(request: Request, line: str) -> list[str]:
-    if "://" in line:
-        request.problems.append(Problem(line, "remote files are not supported in this version"))
-        return []
-    path = request.path(line)
-    if not glob.has_magic(line) or path.exists():
-        return [str(path)]
-    found = sorted(glob.glob(str(path), recursive=True))
-    if not found:
-        request.problems.append(Problem(line, "matches no file"))
-    return found
-
-
 def _survey(request: Request, paths: list[str]) -> list[Survey]:
     """Look into every file, side by side; problems come in the order of the files."""
 
@@ -186,7 +146,8 @@ def _survey(request: Request, paths: list[str]) -> list[Survey]:
             return Problem("files", str(error))
         if not found.entries:
             tree = request.params.branch
-            return Problem("files", f"{path}: tree {tree!r} has no entries", "take it off the list, and its label")
+            what = f"{path}: tree {tree!r} has no entries"
+            return Problem("files", what, "take it off the list, and its label")
         return found
 
     with ThreadPoolExecutor(_OPENERS) as pool:
@@ -204,8 +165,11 @@ def _select(request: Request, paths: list[str], surveys: list[Survey]) -> Select
     for each in reversed(surveys):
         union.update(each.branches)
     selection = select(union, params.selected_branches, params.exclude_branches, params.identifier)
+    left_out = {name for each in surveys for name in each.left_out}
     for key in ("selected_branches", "exclude_branches"):
         unmatched = [name for name in getattr(params, key) if name in selection.unmatched]
+        if key == "exclude_branches":  # what cannot be a feature may be excluded all the same
+            unmatched = [name for name in unmatched if not any(fnmatchcase(each, name) for each in left_out)]
         request.problems += [_no_branch(f"params.json: {key}", name, surveys) for name in unmatched]
     unknown = [name for name in params.identifier if name not in union]
     request.problems += [_no_branch("params.json: identifier", name, surveys) for name in unknown]
@@ -218,7 +182,8 @@ def _select(request: Request, paths: list[str], surveys: list[Survey]) -> Select
     if len(surveys) == len(paths):
         request.problems += _differences(paths, surveys, needed)
     if not selection.flat and not selection.jagged and not request.problems:
-        request.problems.append(Problem("params.json", "no branch is left to train on", "see exclude_branches"))
+        what = "no branch is left to train on"
+        request.problems.append(Problem("params.json", what, "see selected_branches and exclude_branches"))
     return selection
 
 
@@ -226,7 +191,8 @@ def _no_branch(where: str, name: str, surveys: list[Survey]) -> Problem:
     reason = surveys[0].left_out.get(name)
     if reason:
         return Problem(where, f"branch {name!r} cannot be used: it {reason}")
-    return Problem(where, f"no branch {name!r}", nearest(name, surveys[0].branches))
+    file = " and no such file" if Path(name).suffix in (".txt", ".lst", ".list", ".csv") else ""
+    return Problem(where, f"no branch {name!r}{file}", nearest(name, surveys[0].branches))
 
 
 def _differences(paths: list[str], surveys: list[Survey], needed: list[str]) -> Iterable[Problem]:
@@ -241,9 +207,7 @@ def _differences(paths: list[str], surveys: list[Survey], needed: list[str]) -> 
                 yield Problem("files", f"{path}: {name} is {each.branches[name].kind}, elsewhere it is not")
 
 
-def _dataset(
-    request: Request, settings: Settings, paths: list[str], surveys: list[Survey], selection: Selection
-) -> Dataset:
+def _dataset(request: Request, paths: list[str], surveys: list[Survey], selection: Selection) -> Dataset:
     params = request.params
     entries = [each.entries for each in surveys]
     used = entries if params.nevts == -1 else share(params.nevts, entries)
@@ -266,9 +230,22 @@ def _dataset(
     )  # fmt: skip
 
 
+def _check_classes(request: Request, dataset: Dataset, labels: list[str]) -> None:
+    """Make sure that nevts leaves every class some events."""
+    events = dict.fromkeys(labels, 0)
+    for file, label in zip(dataset.files, labels, strict=True):
+        events[label] += file.used
+    none = [repr(label) for label, n in events.items() if not n]
+    if none:
+        what = f"{dataset.events} of {sum(file.entries for file in dataset.files)} events leave none"
+        request.problems.append(
+            Problem("params.json: nevts", f"{what} of label {', '.join(none)}", "use more")
+        )
+
+
 def _plain(name: str) -> str:
-    """Keep a file name readable, without what a submit file gives a meaning to."""
-    return "".join(c if c.isalnum() or c in "._-+" else "_" for c in name)
+    """Keep the end of a file name readable, without what a submit file gives a meaning to."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-+") else "_" for c in name)[-100:]
 
 
 def _with_tasks(dataset: Dataset, jobs: int) -> Dataset:
@@ -315,7 +292,7 @@ def _recipe(request: Request, labels: list[str]) -> Recipe:
     numbers, names = classes_of(labels)
     return Recipe(
         name=request.job.name,
-        model=Path(request.job.model).name,
+        model=_plain(Path(request.job.model).name),
         labels=numbers,
         classes=names,
         epochs=params.epochs,
@@ -335,7 +312,7 @@ def _warnings(request: Request, surveys: list[Survey], model: models.ModelFile) 
     if model.reason:
         warnings.append(model.reason)
     if request.params.hist:
-        warnings.append("params.json: 'hist' is not supported in this version: no plots of the features are made")
+        warnings.append("params.json: 'hist' is not supported in this version: no plots of features are made")
     doubled = len(surveys) - len({each.uuid for each in surveys})
     if doubled:
         warnings.append(f"files: {doubled} of the {len(surveys)} files hold the same data as another one")

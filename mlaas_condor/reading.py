@@ -17,7 +17,9 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
     if not close:
         lowered = {each.lower(): each for each in known}
-        close = [lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, n=most, cutoff=0.5)]
+        close = [
+            lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, n=most, cutoff=0.5)
+        ]
     if close:
         return "did you mean " + " or ".join(repr(each) for each in close) + "?"
     return "there is " + ", ".join(known[:12]) + (", …" if len(known) > 12 else "") if known else ""

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from mlaas_condor.errors import Problem, RequestError
+from mlaas_condor.jsonfile import Plain
 from mlaas_condor.reading import content_lines, join_path, nearest, read_json
 
 # Keys of old job files that say where the old server's host kept things; nothing here needs them.
 IGNORED_KEYS = ("host_folder", "cert_folder", "fout")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
-_UNITS = {"": None, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?")
 _MEBIBYTE = 2**20
 _MOST = 1e15  # beyond any machine; keeps the arithmetic finite
@@ -35,10 +36,8 @@ def parse_size(value: object) -> int:
     number = float(match[1]) if match else 0.0
     if isinstance(value, bool) or not match or not 0 < number < _MOST:
         raise ValueError(f"{value!r} is not a size; write a number with a unit, such as 500m or 3gb")
-    if match[2] or match[3]:
-        scale = _UNITS[match[2]] or 1
-    else:
-        scale = 1 if number >= _MEBIBYTE else _MEBIBYTE
+    bare = not match[2] and not match[3]
+    scale = _UNITS[match[2] or ("m" if bare and number < _MEBIBYTE else "b")]
     return max(1, -(-int(number * scale) // _MEBIBYTE))
 
 
@@ -91,33 +90,30 @@ def _parse_name(value: object) -> object:
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | float)]
 Cpus = Annotated[int, BeforeValidator(_parse_cpus, json_schema_input_type=str | float)]
 Whole = Annotated[int, BeforeValidator(_not_a_bool)]
+Jobs = Annotated[int, Field(ge=1), BeforeValidator(_not_a_bool)]
+Gpus = Annotated[int, Field(ge=1, le=64), BeforeValidator(_not_a_bool)]
 Events = Annotated[Whole, AfterValidator(_all_or_some)]
 Padding = Annotated[float | None, BeforeValidator(_parse_padding)]
 Names = Annotated[list[str], BeforeValidator(_parse_names, json_schema_input_type=str | list[str])]
 
 
-class _Keys(BaseModel):
-    # Infinity and NaN are no JSON, and nothing that takes a number here could use them.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+_K = TypeVar("_K", bound=Plain)
 
 
-_K = TypeVar("_K", bound=_Keys)
-
-
-class Tasks(_Keys):
+class Tasks(Plain):
     """How many jobs a stage is split into, where the plan's own choice does not suit."""
 
-    specs: Whole | None = Field(None, ge=1, description="jobs that measure the inputs")
-    preprocess: Whole | None = Field(None, ge=1, description="jobs that make the chunks")
+    specs: Jobs | None = Field(None, description="jobs that measure the inputs")
+    preprocess: Jobs | None = Field(None, description="jobs that make the chunks")
 
 
-class Metrics(_Keys):
+class Metrics(Plain):
     """Options of the classification metrics."""
 
     threshold: float = Field(0.5, ge=0, le=1, description="score above which an event counts as signal")
 
 
-class Params(_Keys):
+class Params(Plain):
     """params.json: which events, which branches, how to train."""
 
     nevts: Events = Field(-1, description="events to use in all files together, before cuts; -1: all")
@@ -128,13 +124,15 @@ class Params(_Keys):
     identifier: Names = Field([], description="branches that name an event; never features")
     branch: str = Field("Events", min_length=1, description="path of the tree in the files")
     selected_branches: Names = Field(
-        [], description="branches to use (* at the end matches a prefix), or the name of a file with one a line"
+        [],
+        description="branches to use (* at the end matches a prefix), or the name of a file with one a line",
     )
     exclude_branches: Names = Field([], description="branches to leave out, written like selected_branches")
     hist: str | None = Field(None, description="folder for one plot a feature")
     redirector: str | None = Field(None, description="XRootD redirector for paths that are not local")
     training: str = Field(
-        "per chunk", description="standard: every epoch runs over all chunks; else each chunk is trained in turn"
+        "per chunk",
+        description="standard: every epoch runs over all chunks; else each chunk is trained in turn",
     )
     metrics: bool | Metrics = Field(False, description="options of the metrics, which are always computed")
     split: float = Field(0.2, gt=0, lt=1, description="share of the training events kept for validation")
@@ -143,10 +141,10 @@ class Params(_Keys):
     seed: Whole = Field(21, ge=0, lt=2**32, description="seed of shuffling, splitting and training")
 
 
-class Job(_Keys):
+class Job(Plain):
     """job.json: which files, which labels, which model, and what the jobs may use."""
 
-    name: Annotated[str, BeforeValidator(_parse_name)] = Field(description="a run is called <name>_<n>")
+    name: Annotated[str, BeforeValidator(_parse_name)] = Field(description="a run is called `<name>_<n>`")
     files: str | list[str] = Field(description="file with one ROOT file a line, or the list itself")
     labels: str | list[str | int | float] = Field(description="file with one class label a line, or the list")
     model: str = Field(description="Python file with def model(idim)")
@@ -154,9 +152,11 @@ class Job(_Keys):
     preproc: str | None = Field(None, description="file with new branches and cuts")
     specs: str | None = Field(None, description="specs to use instead of measuring them")
     device: Literal["cpu", "gpu"] = Field("cpu", description="where the training runs")
-    gpus: Whole | None = Field(None, ge=1, le=64, description="GPUs of the training job")
+    gpus: Gpus | None = Field(None, description="GPUs of the training job")
     gpu_memory: Size | None = Field(None, description="least memory of a GPU, such as 16gb")
-    gpu_capability: float | None = Field(None, gt=0, description="least CUDA capability of a GPU, such as 8.0")
+    gpu_capability: float | None = Field(
+        None, gt=0, description="least CUDA capability of a GPU, such as 8.0"
+    )
     memory: Size | None = Field(None, description="memory of the training job, such as 3gb")
     cpus: Cpus | None = Field(None, description="CPUs of the training job")
     disk: Size | None = Field(None, description="disk of the training job, such as 10gb")
@@ -235,7 +235,9 @@ class Request:
             params_text, params_raw = read_json(join_path(folder, params_raw), problems)
             sources["params.json"] = params_text
         elif params_raw and not isinstance(params_raw, Mapping):
-            problems.append(Problem(params_where, f"{params_raw!r} is neither a file name nor an object {{…}}"))
+            problems.append(
+                Problem(params_where, f"{params_raw!r} is neither a file name nor an object {{…}}")
+            )
             params_raw = {}
         params = _validate(Params, params_raw or {}, params_where, params_text, problems)
         job = _validate(Job, raw, where, text, problems)
@@ -276,9 +278,7 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _validate(
-    kind: type[_K], raw: Mapping[str, Any], where: str, text: str, problems: list[Problem]
-) -> _K:
+def _validate(kind: type[_K], raw: Mapping[str, Any], where: str, text: str, problems: list[Problem]) -> _K:
     """Validate; on mistakes list them, drop the keys concerned and go on with the rest."""
     try:
         return kind.model_validate(dict(raw))
@@ -292,13 +292,15 @@ def _validate(
         place = where if found[0]["type"] == "missing" or not line else f"{where}:{line}"
         problems += [Problem(place, *each) for each in _describe(kind, key, found, raw.get(key))]
     rest = {key: value for key, value in raw.items() if key not in by_key}
-    missing = {name: "" for name, info in kind.model_fields.items() if info.is_required() and name not in rest}
-    kept = kind.model_validate({**rest, **{name: "missing" for name in missing}})
+    missing = {
+        name: "" for name, info in kind.model_fields.items() if info.is_required() and name not in rest
+    }
+    kept = kind.model_validate({**rest, **dict.fromkeys(missing, "missing")})
     return kept.model_copy(update=missing)
 
 
 def _describe(
-    kind: type[_Keys], key: str, details: list[Mapping[str, Any]], value: object
+    kind: type[Plain], key: str, details: list[Mapping[str, Any]], value: object
 ) -> Iterable[tuple[str, str]]:
     """Yield (what is wrong, hint) for the mistakes under one key."""
     first = details[0]
@@ -323,11 +325,11 @@ def _describe(
         yield f"{key}{inner}: {first['input']!r} does not do: {message[:1].lower()}{message[1:]}", ""
 
 
-_INSIDE: Mapping[str, type[_Keys]] = {"metrics": Metrics, "tasks": Tasks}
+_INSIDE: Mapping[str, type[Plain]] = {"metrics": Metrics, "tasks": Tasks}
 _SUBKEYS = {name for inside in _INSIDE.values() for name in inside.model_fields}
 
 
-def _where_it_belongs(kind: type[_Keys], key: str) -> str:
+def _where_it_belongs(kind: type[Plain], key: str) -> str:
     """Return a hint for a key that is not known: the other file's, or the nearest ones."""
     other, name = (Params, "params.json") if kind is Job else (Job, "job.json")
     return f"it belongs into {name}" if key in other.model_fields else nearest(key, kind.model_fields)

@@ -11,6 +11,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +158,7 @@ class RunFolder:
 
     def units_done(self, stage: str) -> set[int]:
         """Return the numbers of the units (partial specs, chunks, …) that are complete."""
-        return {int(mark.stem) for mark in self.output(stage).glob("*.ok")}
+        return {int(mark.stem) for mark in self.output(stage).glob("*.ok") if mark.stem.isdecimal()}
 
     def task_units(self, stage: str) -> dict[int, range]:
         """Return the units that each task of a stage makes, by the number of the task."""
@@ -180,6 +181,9 @@ def reserve(runs: Path, name: str) -> str:
     names.mkdir(parents=True, exist_ok=True)
     number = 1 + max((found for base, found in map(_split, names.iterdir()) if base == name), default=0)
     while True:
+        if os.path.lexists(runs / f"{name}_{number}"):  # also should the list of names be lost
+            number += 1
+            continue
         try:
             (names / f"{name}_{number}").touch(exist_ok=False)
         except FileExistsError:
@@ -215,7 +219,7 @@ def open_folder(runs: Path, name: str) -> RunFolder:
         There is none; the message has the nearest names.
     """
     folder = RunFolder(runs / name)
-    if "/" in name or name.startswith(".") or not folder.dag.exists():
+    if "/" in name or name.startswith(".") or not os.path.exists(folder.dag):  # noqa: PTH110 - any name will do
         hint = nearest(name, [run.name for run in list_folders(runs)])
         raise RunNotFound(f"no run {name!r} in {runs}" + (f": {hint}" if hint else ""))
     return folder
@@ -223,8 +227,11 @@ def open_folder(runs: Path, name: str) -> RunFolder:
 
 def list_folders(runs: Path) -> list[RunFolder]:
     """Return all runs, oldest first."""
-    found = [RunFolder(path) for path in _subfolders(runs) if (path / "run.dag").exists()]
-    return sorted(found, key=lambda run: (run.dag.stat().st_mtime, _split(run.path)))
+    found = []
+    for path in _subfolders(runs):
+        with suppress(FileNotFoundError):  # no run, or one that is being deleted
+            found.append(((RunFolder(path).dag.stat().st_mtime, _split(path)), RunFolder(path)))
+    return [run for _, run in sorted(found, key=lambda each: each[0])]
 
 
 def _subfolders(folder: Path) -> Iterator[Path]:
@@ -254,7 +261,7 @@ def _drop_unused(store: Path) -> None:
 
     A store folder is dropped as a whole or not at all, so that no file is left without its mark.
     """
-    for folder in store.glob("*/*"):
-        files = [path for path in folder.iterdir() if path.is_file()]
-        if all(path.stat().st_nlink == 1 for path in files):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in store.glob("*/*/"):
+        with suppress(FileNotFoundError):  # somebody else is deleting as well
+            if all(path.stat().st_nlink == 1 for path in folder.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -21,6 +21,9 @@ from mlaas_condor.errors import Problem, RequestError
 
 ENVIRONMENT_PREFIX = "MLAAS_CONDOR_"
 POOLS = ("auto", "personal", "site")
+SITE_CONFIGS = (Path("/etc/condor/condor_config"), Path("/usr/local/etc/condor_config"))
+own_pools: set[str] = set()
+"""Configurations of personal pools that this process was turned to, their files there or not."""
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -48,7 +51,8 @@ class Settings:
         ``personal`` (the pool of ``mlaas-condor pool up``), ``site`` (``CONDOR_CONFIG``,
         ``/etc/condor``), or ``auto``: the site's where one is configured, else the personal one.
     site
-        Name of a site profile in ``submit_templates/sites``.
+        Name of a site profile in ``submit_templates/sites``, or ``auto``: ``personal`` for the pool of
+        ``mlaas-condor pool up``, ``any`` for a site's.
     python
         The Python of the jobs, as the execution points see it.
     job_seconds
@@ -82,18 +86,40 @@ def _defaults() -> dict[str, Any]:
         "home": _xdg("XDG_DATA_HOME", ".local/share"),
         "cache": _xdg("XDG_CACHE_HOME", ".cache"),
         "pool": "auto",
-        "site": "personal",
+        "site": "auto",
         "python": sys.executable,
         "job_seconds": 600.0,
         "memory_mb": 512,
     }
 
 
+def site_pool_config() -> str:
+    """Return the HTCondor configuration of the site's pool; empty where there is none."""
+    named = os.environ.get("CONDOR_CONFIG", "")
+    # The bindings set it to /dev/null where nothing is configured, and we set it to our own pool's.
+    if named not in ("", os.devnull, *own_pools) and not _is_personal(named):
+        return named
+    return next((str(path) for path in SITE_CONFIGS if path.exists()), "")
+
+
+def _is_personal(config: str) -> bool:
+    try:
+        return "MLAAS_CONDOR_PERSONAL_POOL" in Path(config).read_text("utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def _profile_for(pool: str) -> str:
+    return "any" if pool == "site" or (pool != "personal" and site_pool_config()) else "personal"
+
+
 def _site_profile(name: str) -> dict[str, Any]:
     profiles = resources.files("mlaas_condor.submit_templates") / "sites"
     known = sorted(entry.name.removesuffix(".toml") for entry in profiles.iterdir())
     if name not in known:
-        raise RequestError([Problem("settings: site", f"no profile {name!r}", f"there is {', '.join(known)}")])
+        raise RequestError(
+            [Problem("settings: site", f"no profile {name!r}", f"there is {', '.join(known)}")]
+        )
     values: dict[str, Any] = tomllib.loads((profiles / f"{name}.toml").read_text("utf-8"))
     return values
 
@@ -131,7 +157,10 @@ def load(**flags: Any) -> Settings:
         }),
         (str(path), _read_user_file(path)),
     ]  # fmt: skip
-    site = next((str(layer["site"]) for _, layer in layers if "site" in layer), defaults["site"])
+    given = {
+        name: next((layer[name] for _, layer in layers if name in layer), "auto") for name in ("site", "pool")
+    }
+    site = _profile_for(given["pool"]) if given["site"] == "auto" else str(given["site"])
     layers += [(f"site profile {site}", _site_profile(site)), ("default", defaults)]
     problems = [
         Problem(f"settings: {name}", f"no such setting, given by {origin}", f"known: {', '.join(defaults)}")

@@ -17,10 +17,9 @@ from typing import Any, Literal
 from mlaas_condor.batch import personal
 from mlaas_condor.batch.install import locked
 from mlaas_condor.errors import InstallError, PoolUnreachable, WrongState
-from mlaas_condor.settings import Settings
+from mlaas_condor.settings import Settings, own_pools, site_pool_config
 
 Say = Callable[[str], None]
-SITE_CONFIGS = (Path("/etc/condor/condor_config"), Path("/usr/local/etc/condor_config"))
 # A schedd on this machine answers in milliseconds, that of a site can be busy.
 ANSWER_SECONDS = {"personal": 5.0, "site": 20.0}
 # A small machine, too, should run a few short jobs side by side.
@@ -77,28 +76,10 @@ def _quiet(_: str) -> None: ...
 def find(settings: Settings) -> Pool:
     """Return the pool that the settings mean; nothing is asked whether it runs."""
     if settings.pool != "personal":
-        config = _site_config()
+        config = site_pool_config()
         if config or settings.pool == "site":
             return Pool("site", config)
     return Pool("personal", str(folder(settings) / "condor_config"))
-
-
-_used_personal: set[str] = set()
-
-
-def _site_config() -> str:
-    named = os.environ.get("CONDOR_CONFIG", "")
-    # The bindings set it to /dev/null where nothing is configured; `use` sets it to our own pool.
-    if named not in ("", os.devnull, *_used_personal) and not _is_personal(named):
-        return named
-    return next((str(path) for path in SITE_CONFIGS if path.exists()), "")
-
-
-def _is_personal(config: str) -> bool:
-    try:
-        return "MLAAS_CONDOR_PERSONAL_POOL" in Path(config).read_text("utf-8", errors="replace")
-    except OSError:
-        return False
 
 
 def use(settings: Settings) -> Pool:
@@ -126,7 +107,7 @@ def _connect(pool: Pool) -> str:
         return "it was never started" if pool.kind == "personal" else "there is no such file"
     os.environ["CONDOR_CONFIG"] = pool.config
     if pool.kind == "personal":
-        _used_personal.add(pool.config)
+        own_pools.add(pool.config)
     import htcondor2  # here, because it takes 0.1 s and reads CONDOR_CONFIG
 
     htcondor2.reload_config()

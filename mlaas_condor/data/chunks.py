@@ -26,6 +26,7 @@ from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.data.features import Columns, Matrix, raw_matrix
 from mlaas_condor.data.inputs import Column, Jagged, Reader
 from mlaas_condor.data.specs import Kept, Specs
+from mlaas_condor.errors import InputChanged
 
 FILE_NAME = "chunk-{:05d}.zip"
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal chunks are equal files
@@ -137,11 +138,15 @@ def make(dataset: Dataset, specs: Specs, index: int, readers: dict[int, Reader] 
     events = {name: _concatenate([part[name] for part, _, _ in parts]) for name in branches}
     file = np.concatenate([np.full(len(entry), position, np.uint32) for _, position, entry in parts])
     entry = np.concatenate([entry for _, _, entry in parts])
+    try:
+        raw = raw_matrix(events, columns)
+    except ValueError as error:
+        raise InputChanged(f"the files hold something else than when they were measured: {error}") from error
     order = np.arange(len(entry))
     if dataset.shuffle:
         order = np.random.default_rng([dataset.seed, index]).permutation(len(entry))
     return Chunk(
-        features=raw_matrix(events, columns)[:, order],
+        features=raw[:, order],
         file=file[order],
         entry=entry[order],
         identifiers={name: _flat(events[name], name)[order] for name in dataset.identifiers},
@@ -168,7 +173,7 @@ def _reader(dataset: Dataset, position: int, readers: dict[int, Reader]) -> Read
 
 
 def _entries(ranges: Sequence[Kept], start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield the entries, as (first, one after the last), of the kept events ``start`` to ``stop`` of a file."""
+    """Yield the entries, as (first, one after the last), of kept events ``start`` to ``stop`` of a file."""
     ends = list(accumulate(kept.events for kept in ranges))
     for k in range(bisect_right(ends, start), len(ranges)):
         first = ends[k] - ranges[k].events
@@ -198,7 +203,7 @@ def _flat(column: Column, name: str) -> NDArray[Any]:
 def write(path: Path, chunk: Chunk) -> None:
     """Write a chunk file; equal chunks give equal files."""
     meta = {"events": len(chunk), "columns": len(chunk.features), "identifiers": list(chunk.identifiers)}
-    members = {"file": chunk.file, "entry": chunk.entry}
+    members: dict[str, NDArray[Any]] = {"file": chunk.file, "entry": chunk.entry}
     members |= {f"id/{name}": values for name, values in chunk.identifiers.items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("meta.json", _FIXED_TIME), json.dumps(meta))

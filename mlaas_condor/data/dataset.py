@@ -10,18 +10,13 @@ import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from mlaas_condor.jsonfile import JsonFile, Plain
 
-FORMAT = 2  # raised whenever specs or chunks made from the same dataset would differ
-
-
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+FORMAT = 1  # raised whenever specs or chunks made from the same dataset would differ
 
 
-class InputFile(_Plain):
+class InputFile(Plain):
     """One input file as prepare found it.
 
     Parameters
@@ -48,7 +43,7 @@ class InputFile(_Plain):
         return self.staged if Path(self.staged).exists() else self.path
 
 
-class EntryRange(_Plain):
+class EntryRange(Plain):
     """Entries ``start`` to ``stop`` (excluded) of one file, by its position in ``Dataset.files``."""
 
     file: int
@@ -56,7 +51,7 @@ class EntryRange(_Plain):
     stop: int
 
 
-class Dataset(_Plain):
+class Dataset(JsonFile):
     """Everything that decides what specs and chunks hold.
 
     Parameters
@@ -109,15 +104,6 @@ class Dataset(_Plain):
             "tree": self.tree,
             "branches": [self.flat, self.jagged],
         }
-
-    def write(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` wrote."""
-        return cls.model_validate_json(path.read_text("utf-8"))
 
 
 def share(total: int, weights: list[int]) -> list[int]:

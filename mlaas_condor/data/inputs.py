@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,10 @@ from mlaas_condor.errors import InputChanged, InputUnreadable
 
 FLAT, JAGGED = "flat", "jagged"
 _END_BYTES = 2**16
+_NUMBERS = {"bool": "bool", "float": "float32", "double": "float64"}
+_NUMBERS |= {f"std::{sign}int{bits}_t": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_VECTOR = re.compile(r"(?:std::vector|ROOT::VecOps::RVec)<(.+)>")
+_HEADER = 20  # bytes of a ROOT file up to the position of its end
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def open_tree(path: str, tree: str) -> Any:
     """
     import uproot
 
-    _check_magic(path)
+    _check_header(path)
     try:
         # Each entry range is read once: a cache of 100 MB a file would only fill the memory.
         file = uproot.open(path, array_cache=None)
@@ -190,20 +196,28 @@ def _kind(interpretation: Any) -> tuple[str, str]:
 
 
 def _classify_fields(ntuple: Any) -> Iterable[tuple[str, str, str]]:
-    """Tell the fields of an RNTuple apart by the types of an empty read."""
+    """Tell the fields of an RNTuple apart by their C++ types, the others by an empty read, which is slow."""
+    for name in ntuple.keys(recursive=False):
+        typename = str(getattr(ntuple[name], "typename", ""))
+        vector = _VECTOR.fullmatch(typename)
+        number = _NUMBERS.get(vector[1] if vector else typename)
+        if number:
+            yield name, (JAGGED if vector else FLAT), number
+        else:
+            yield name, *_kind_of_empty_read(ntuple, name)
+
+
+def _kind_of_empty_read(ntuple: Any, name: str) -> tuple[str, str]:
     import awkward as ak
 
-    for name in ntuple.keys(recursive=False):
-        try:
-            kind = ak.type(ntuple.arrays([name], entry_stop=0)[name]).content
-        except Exception as error:
-            yield name, f"cannot be read: {_first_line(error)}", ""
-            continue
-        inner = kind.content if isinstance(kind, ak.types.ListType) else kind
-        if not isinstance(inner, ak.types.NumpyType) or kind.parameters:
-            yield name, f"holds {kind}", ""
-        else:
-            yield name, (FLAT if inner is kind else JAGGED), inner.primitive
+    try:
+        kind = ak.type(ntuple.arrays([name], entry_stop=0)[name]).content
+    except Exception as error:
+        return f"cannot be read: {_first_line(error)}", ""
+    inner = kind.content if isinstance(kind, ak.types.ListType) else kind
+    if not isinstance(inner, ak.types.NumpyType) or inner.parameters or kind.parameters:
+        return f"holds {kind}", ""
+    return (FLAT if inner is kind else JAGGED), inner.primitive
 
 
 class Reader:
@@ -277,25 +291,31 @@ def _to_column(array: Any) -> Column:
     return Jagged(counts, np.asarray(ak.to_numpy(ak.flatten(array))))
 
 
-def _check_magic(path: str) -> None:
-    """Tell a missing, empty or foreign file apart before uproot is asked."""
+def _check_header(path: str) -> None:
+    """Tell a missing, empty, foreign or shortened file apart before uproot is asked."""
     if "://" in path:
         return
     try:
         if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116 - opening it would wait for ever
             raise InputUnreadable(f"{path}: is a pipe, not a file")
         with Path(path).open("rb") as file:
-            magic = file.read(4)
+            header, size = file.read(_HEADER), file.seek(0, os.SEEK_END)
     except FileNotFoundError:
         raise InputUnreadable(f"{path}: no such file") from None
     except OSError as error:
         raise InputUnreadable(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputUnreadable(f"{path!r}: is no file name: {error}") from error
-    if not magic:
+    if not header:
         raise InputUnreadable(f"{path}: is empty (0 bytes)")
-    if magic != b"root":
-        raise InputUnreadable(f"{path}: is not a ROOT file (begins with {magic!r})")
+    if header[:4] != b"root":
+        raise InputUnreadable(f"{path}: is not a ROOT file (begins with {header[:4]!r})")
+    # Where the directory stands first, as uproot writes it, a file that is cut short opens all the same.
+    padded = header.ljust(_HEADER, b"\0")
+    (version,) = struct.unpack_from(">i", padded, 4)
+    (whole,) = struct.unpack_from(">q" if version >= 1_000_000 else ">i", padded, 12)
+    if whole > size:
+        raise InputUnreadable(f"{path}: is cut short: it has {size} of {whole} bytes")
 
 
 def _first_line(error: Exception) -> str:

@@ -36,7 +36,10 @@ def select(
         Never features.
     """
     names = sorted(branches)
-    matched = {pattern: [n for n in names if n == pattern or fnmatchcase(n, pattern)] for pattern in (*selected, *excluded)}
+    matched = {
+        pattern: [n for n in names if n == pattern or fnmatchcase(n, pattern)]
+        for pattern in (*selected, *excluded)
+    }
     chosen = {n for pattern in selected for n in matched[pattern]} if selected else set(names)
     chosen -= {n for pattern in excluded for n in matched[pattern]} | set(identifiers)
     return Selection(

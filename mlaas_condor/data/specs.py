@@ -7,25 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from mlaas_condor.data.dataset import Dataset, EntryRange
 from mlaas_condor.data.inputs import Column, Events, Jagged
-
+from mlaas_condor.jsonfile import JsonFile, Plain
 
 _LARGEST = float(np.finfo(np.float32).max)  # chunks hold float32; some ntuples mark "none" with 1.8e308
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BranchSpecs(_Plain):
+class BranchSpecs(Plain):
     """Specs of one branch.
 
     Parameters
@@ -55,14 +49,14 @@ class BranchSpecs(_Plain):
         )
 
 
-class Kept(_Plain):
+class Kept(Plain):
     """Events of an entry range that pass all cuts."""
 
     range: EntryRange
     events: int
 
 
-class Specs(_Plain):
+class Specs(JsonFile):
     """Specs of all branches, and the events kept of each entry range, in order."""
 
     flat: dict[str, BranchSpecs]
@@ -88,15 +82,6 @@ class Specs(_Plain):
             jagged={name: own.join(other.jagged[name]) for name, own in self.jagged.items()},
             kept=sorted((*self.kept, *other.kept), key=lambda kept: (kept.range.file, kept.range.start)),
         )
-
-    def write(self, path: Path) -> None:
-        """Write as JSON; numbers read back are the same to the last bit."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` wrote."""
-        return cls.model_validate_json(path.read_text("utf-8"))
 
 
 def measure(events: Events, range: EntryRange) -> Specs:
@@ -128,7 +113,7 @@ def _measure_values(values: NDArray[Any], length: int) -> BranchSpecs:
         return BranchSpecs(length=length, minimum=None, maximum=None, not_finite=0)
     low, high = float(values.min()), float(values.max())
     bad = 0
-    if not (-_LARGEST <= low and high <= _LARGEST):  # NaN and infinity show in one of the two
+    if not (low >= -_LARGEST and high <= _LARGEST):  # NaN and infinity show in one of the two
         usable = values[(values >= -_LARGEST) & (values <= _LARGEST)]
         bad = len(values) - len(usable)
         if not len(usable):

@@ -31,6 +31,8 @@ def work(arguments: list[str], output: Path) -> None:
     if not merged.events:
         raise DataFault(f"no event of {dataset.events} is kept: there is nothing to train on")
     columns = Columns.of(merged)
+    if not len(columns):
+        raise DataFault("no feature has a value in any event: all lists are empty")
     log.info("%d events, %d columns, %d chunks", merged.events, len(columns), _chunks(dataset, merged))
     merged.write(output / "specs.json")
     global_specs = specs.to_global_specs(merged, [file.path for file in dataset.files])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
-
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from mlaas_condor.data.chunks import Chunk
+from mlaas_condor.jsonfile import JsonFile
 
 
-class Recipe(BaseModel):
+class Recipe(JsonFile):
     """How to train.
 
     Parameters
@@ -37,8 +34,6 @@ class Recipe(BaseModel):
         CPUs the job asked for.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
     name: str
     model: str
     labels: list[int]
@@ -57,15 +52,6 @@ class Recipe(BaseModel):
         """Return the class of each event of a chunk, shape (events,)."""
         return np.asarray(self.labels, dtype=np.int64)[chunk.file]
 
-    def write(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` wrote."""
-        return cls.model_validate_json(path.read_text("utf-8"))
-
 
 def classes_of(labels: list[str]) -> tuple[list[int], list[str]]:
     """Turn labels as written into classes 0, 1, … and the name of each.
@@ -74,7 +60,7 @@ def classes_of(labels: list[str]) -> tuple[list[int], list[str]]:
     """
     try:
         numbers = [int(float(label)) for label in labels if float(label) == int(float(label))]
-    except ValueError:
+    except (ValueError, OverflowError):  # a word, or inf
         numbers = []
     distinct = sorted(set(numbers))
     if len(numbers) == len(labels) and distinct == list(range(len(distinct))):

@@ -181,6 +181,7 @@ def test_samples_are_the_same_from_disk_and_from_memory(samples, monkeypatch):
         (["signal", "background", "signal"], [1, 0, 1], ["background", "signal"]),
         (["2", "5"], [0, 1], ["2", "5"]),
         (["-1", "1"], [0, 1], ["-1", "1"]),
+        (["inf", "0"], [1, 0], ["0", "inf"]),
         (["0", "1", "2"], [0, 1, 2], ["0", "1", "2"]),
     ],
 )

@@ -1,0 +1,381 @@
+"""Prepare: what a request names is looked at, every mistake is told at once, and nothing is written."""
+
+import os
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from mlaas_condor import settings
+from mlaas_condor.data.dataset import EntryRange
+from mlaas_condor.errors import RequestError
+from mlaas_condor.planning import MOST_ENTRIES
+from mlaas_condor.prepare import _with_tasks, links, prepare
+from mlaas_condor.request import Request
+from mlaas_condor.run import RunFolder
+
+
+@pytest.fixture
+def ready(request_folder):
+    """Prepare the request as it stands."""
+    return lambda: prepare(Request.read(request_folder), settings.load())
+
+
+@pytest.fixture
+def refused(ready, tmp_path):
+    """Return what is said of the request, and make sure that nothing was written."""
+
+    def texts():
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(RequestError) as caught:
+            ready()
+        assert sorted(tmp_path.rglob("*")) == before
+        assert not settings.load().home.exists()
+        return [str(problem) for problem in caught.value.problems]
+
+    return texts
+
+
+@pytest.fixture
+def the_problem(refused):
+    """Return what is said of a request that has one mistake."""
+
+    def text():
+        (only,) = refused()
+        return only
+
+    return text
+
+
+def test_right_request(ready, request_folder):
+    found = ready()
+    dataset = found.dataset
+    assert [file.path for file in dataset.files] == [
+        str(request_folder / f"data/{name}.root") for name in ("signal", "background")
+    ]
+    assert [file.entries for file in dataset.files] == [file.used for file in dataset.files] == [40, 60]
+    assert dataset.flat == ["charge", "constant", "met", "njets", "trigger"]
+    assert dataset.jagged == ["jet_id", "jet_pt", "never"]
+    assert dataset.identifiers == ["run", "event"]
+    assert (found.recipe.labels, found.recipe.classes) == ([1, 0], ["0", "1"])
+    assert found.plan.size.events == 100 and found.plan.size.chunks == 4
+    assert found.plan.size.columns == 5 + 3 + 4 + 1  # an empty list may still get longer
+    assert found.plan.stage("specs").jobs == len(dataset.tasks) == 2
+    assert not found.warnings
+
+
+def test_request_given_is_not_changed(request_folder, change):
+    change(model="none.py")
+    request = Request.read(request_folder)
+    for _ in range(2):
+        with pytest.raises(RequestError) as caught:
+            prepare(request, settings.load())
+        assert len(caught.value.problems) == 1
+    assert request.problems == []
+
+
+def test_nevts_is_shared_out_by_the_entries(ready, change):
+    change("params", nevts=50)
+    assert [file.used for file in ready().dataset.files] == [20, 30]
+
+
+def test_several_mistakes_come_together(refused, request_folder, change):
+    change(memory="3xb", nam="x")
+    change("params", nevtts=3, identifier=["runn"])
+    (request_folder / "model.py").write_text("def model(:\n")
+    (request_folder / "files.txt").write_text("data/signal.root\ndata/none.root\n")
+    found = refused()
+    assert len(found) == 6
+    for words in ("3xb", "'nam'", "'nevtts'", "no branch 'runn'", "model.py:1", "none.root: no such file"):
+        assert sum(words in each for each in found) == 1
+
+
+# ---- files
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no such file"]),
+        (b"", ["is empty (0 bytes)"]),
+        (b"no root file", ["is not a ROOT file", "b'no r'"]),
+        (b"root\x00\x00\xf4\x24\x00\x00\x00\x64\x00\x01\x00\x00", ["cut short"]),
+    ],
+)
+def test_bad_file_is_named(the_problem, request_folder, content, words):
+    path = request_folder / "data/signal.root"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    said = the_problem()
+    assert str(path) in said and all(word in said for word in words)
+
+
+def test_wrong_tree_is_told_the_right_one(refused, change):
+    change("params", branch="Events")
+    found = refused()
+    assert len(found) == 2
+    assert all("no tree 'Events': it has events; set 'branch' in params.json" in each for each in found)
+
+
+def test_tree_without_entries(the_problem, mktree):
+    mktree("request/data/signal.root", 0)
+    assert "tree 'events' has no entries (take it off the list, and its label)" in the_problem()
+
+
+def test_list_of_files_missing_or_empty(refused, request_folder, change):
+    change(files="file.txt")
+    assert any("files: file.txt: no such file (did you mean 'files.txt'" in each for each in refused())
+    (request_folder / "file.txt").write_text("# none\n")
+    assert any("job.json: files: file.txt: is empty" in each for each in refused())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["data/signal.root", "files.txt", "model.py"])
+def test_file_that_may_not_be_read(refused, request_folder, name):
+    (request_folder / name).chmod(0)
+    assert any("Permission denied" in each for each in refused())
+
+
+def test_remote_file_is_refused_for_now(the_problem, request_folder):
+    (request_folder / "files.txt").write_text("data/signal.root\nroot://server.example//a.root\n")
+    assert "remote files are not supported" in the_problem()
+
+
+def test_globs_give_their_label_to_all_they_match(ready, request_folder, mktree):
+    mktree("request/data/signal2.root", 20, seed=3)
+    (request_folder / "files.txt").write_text("data/sig*.root\ndata/back*.root\n")
+    found = ready()
+    assert [os.path.basename(file.path) for file in found.dataset.files] == [  # noqa: PTH119
+        "signal.root", "signal2.root", "background.root",
+    ]  # fmt: skip
+    assert found.recipe.labels == [1, 1, 0]
+
+
+def test_glob_may_have_a_label_for_each_file(ready, request_folder):
+    (request_folder / "files.txt").write_text("data/*.root\n")
+    found = ready()
+    assert found.recipe.labels == [1, 0]
+    assert found.dataset.files[0].path.endswith("background.root")
+
+
+def test_glob_without_a_match(the_problem, request_folder):
+    (request_folder / "files.txt").write_text("data/sig*.root\ndata/nothing*.root\n")
+    assert "data/nothing*.root: matches no file" in the_problem()
+
+
+def test_folder_of_the_request_is_no_pattern(request_folder, tmp_path):
+    (request_folder / "files.txt").write_text("data/sig*.root\ndata/back*.root\n")
+    odd = request_folder.rename(tmp_path / "a [1] *?")
+    assert len(prepare(Request.read(odd), settings.load()).dataset.files) == 2
+
+
+NAMES = [
+    "a b.root",
+    "a,b.root",
+    "q'\".root",
+    "ü.root",
+    "$(x).root",
+    "[1]*.root",
+    "x;y&.root",
+    "a" * 250 + ".root",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_file_names_are_read_and_staged_plainly(ready, request_folder, mktree, name, tmp_path):
+    mktree(f"request/data/{name}", 20, seed=5)
+    (request_folder / "files.txt").write_text(f"data/{name}\ndata/background.root\n")
+    found = ready()
+    staged = found.dataset.files[0].staged
+    assert staged.isascii() and not set(staged) & set(" ,'\"$()[]*;&") and len(staged) <= 110
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    links(found, folder)
+    assert (folder.inputs / staged).resolve() == request_folder / "data" / name
+
+
+def test_same_name_in_two_folders_is_told_apart(ready, request_folder, mktree):
+    mktree("request/other/signal.root", 20, seed=5)
+    (request_folder / "files.txt").write_text("data/signal.root\nother/signal.root\n")
+    assert len({file.staged for file in ready().dataset.files}) == 2
+
+
+def test_file_given_twice_is_a_warning(ready, request_folder):
+    (request_folder / "files.txt").write_text("data/signal.root\ndata/background.root\ndata/signal.root\n")
+    (request_folder / "labels.txt").write_text("1\n0\n1\n")
+    (warning,) = ready().warnings
+    assert "1 of the 3 files hold the same data as another one" in warning
+
+
+# ---- labels
+
+
+def test_number_of_labels_must_be_that_of_the_files(the_problem, request_folder):
+    (request_folder / "labels.txt").write_text("1\n0\n1\n")
+    assert "there are 3 labels and 2 files" in the_problem()
+
+
+def test_one_class_only(the_problem, request_folder):
+    (request_folder / "labels.txt").write_text("1\n1\n")
+    assert "all files have the label '1' (a classifier needs two classes" in the_problem()
+
+
+def test_missing_labels(the_problem, change):
+    change(labels="label.txt")
+    assert "labels: label.txt: no such file (did you mean 'labels.txt'" in the_problem()
+
+
+def test_class_that_nevts_leaves_no_events_is_told(the_problem, change):
+    change("params", nevts=1)
+    assert "params.json: nevts: 1 of 100 events leave none of label '1' (use more)" in the_problem()
+
+
+def test_labels_may_stand_in_the_job(ready, change):
+    change(labels=["ttH", "QCD"], files=["data/signal.root", "data/background.root"])
+    recipe = ready().recipe
+    assert (recipe.labels, recipe.classes) == ([1, 0], ["QCD", "ttH"])
+
+
+# ---- branches
+
+
+def test_selected_and_excluded_branches(ready, change, request_folder):
+    (request_folder / "use.txt").write_text("jet_*\nmet\nconstant\n")
+    change("params", selected_branches="use.txt", exclude_branches="jet_id")
+    dataset = ready().dataset
+    assert (dataset.flat, dataset.jagged) == (["constant", "met"], ["jet_pt"])
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (
+            {"selected_branches": ["met", "jet_ptt"]},
+            "selected_branches: no branch 'jet_ptt' (did you mean 'jet_pt'",
+        ),
+        (
+            {"exclude_branches": ["_n_*", "consant"]},
+            "exclude_branches: no branch 'consant' (did you mean 'constant'",
+        ),
+        ({"identifier": ["run", "evt"]}, "identifier: no branch 'evt' (did you mean 'event'"),
+        ({"identifier": ["jet_pt"]}, "identifier: 'jet_pt' is jagged"),
+        ({"selected_branches": "none.txt"}, "no branch 'none.txt' and no such file"),
+        ({"exclude_branches": "*"}, "no branch is left to train on"),
+    ],
+)
+def test_wrong_branches(the_problem, change, params, words):
+    change("params", **params)
+    assert words in the_problem()
+
+
+def test_branch_that_one_file_lacks(the_problem, mktree, request_folder):
+    mktree("request/data/background.root", 60, seed=2, met=None)
+    said = the_problem()
+    assert f"{request_folder}/data/background.root: has no met (leave them out with exclude_branches)" in said
+
+
+def test_branch_that_is_jagged_in_one_file_only(the_problem, mktree):
+    import awkward as ak
+
+    mktree("request/data/background.root", 60, seed=2, met=ak.Array([[1.0]] * 60))
+    assert "background.root: met is jagged, elsewhere it is not" in the_problem()
+
+
+def test_branch_that_cannot_be_a_feature(ready, refused, change, mktree):
+    for name, n, seed in (("signal", 40, 1), ("background", 60, 2)):
+        mktree(f"request/data/{name}.root", n, seed=seed, box=np.zeros((n, 2, 2)))
+    change("params", exclude_branches=["_n_*", "box"])
+    assert ready().left_out == {"box": "holds 2x2 numbers an element"}
+    change("params", selected_branches=["met", "box"], exclude_branches=None)
+    assert refused() == [
+        "params.json: selected_branches: branch 'box' cannot be used: it holds 2x2 numbers an element"
+    ]
+
+
+# ---- model
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import keras\ndef model(:\n", ["model.py:2", "def model(:"]),
+        ("import keras\ndef make(idim): ...\n", ["no function `model`", "make"]),
+        ("def model(idim): ...\n", ["imports none of keras"]),
+        ("import keras\ndef model(a, b): ...\n", ["model.py:2", "cannot be called"]),
+        ("import torch\ndef model(idim): ...\n", ["is a torch model (this version trains Keras models)"]),
+        ("import sklearn\ndef model(): ...\n", ["is a sklearn model"]),
+        ("\0", ["model.py"]),
+    ],
+)
+def test_wrong_model(the_problem, request_folder, text, words):
+    (request_folder / "model.py").write_text(text)
+    said = the_problem()
+    assert all(word in said for word in words)
+
+
+def test_missing_model_is_told_the_nearest(the_problem, change):
+    change(model="modl.py")
+    assert "model: modl.py: no such file (did you mean 'model.py'?)" in the_problem()
+
+
+def test_model_must_be_called_py(the_problem, change, request_folder):
+    (request_folder / "model.py").rename(request_folder / "model.txt")
+    change(model="model.txt")
+    assert "must end in .py" in the_problem()
+
+
+def test_model_of_any_name_gets_one_that_submit_files_can_hold(ready, change, request_folder):
+    (request_folder / "model.py").rename(request_folder / "my model, $(new).py")
+    change(model="my model, $(new).py")
+    assert ready().recipe.model == "my_model____new_.py"
+
+
+def test_old_style_model_is_told_to_train_with_keras_2(ready, request_folder):
+    (request_folder / "model.py").write_text(
+        "from keras.optimizers import Adam\ndef model(idim):\n    return Adam(lr=1e-3)\n"
+    )
+    found = ready()
+    assert found.model.framework == "keras2"
+    assert any("trained with tf_keras" in each for each in found.warnings)
+
+
+# ---- the rest
+
+
+@pytest.mark.parametrize("key", ["preproc", "specs"])
+def test_what_this_version_cannot_do_is_refused(the_problem, change, key):
+    change(**{key: "x.json"})
+    assert f"job.json: {key}: is not supported in this version (remove the key)" in the_problem()
+
+
+@pytest.mark.parametrize("key", ["gpu_memory", "gpu_capability"])
+def test_card_is_described_but_none_asked_for(the_problem, ready, change, key):
+    change(**{key: "8"})
+    assert f"job.json: {key}: is given, but no GPU is asked for" in the_problem()
+    change(device="gpu")
+    ready()
+
+
+def test_what_is_ignored_is_a_warning(ready, change):
+    change(host_folder="/x")
+    change("params", hist="pdfs")
+    warnings = "\n".join(ready().warnings)
+    assert "'host_folder' is not needed" in warnings and "'hist' is not supported" in warnings
+
+
+def test_wishes_reach_the_plan(ready, change):
+    change(memory="5gb", cpus="3", disk="7gb", device="gpu", tasks={"specs": 3, "preprocess": 4})
+    plan = ready().plan
+    train = plan.stage("train")
+    assert (train.memory, train.cpus, train.disk, train.gpus) == (5120, 3, 7168, 1)
+    assert plan.stage("specs").jobs == 3 and plan.stage("preprocess").jobs == 4
+    assert all(stage.gpus == 0 for stage in plan.stages if stage.stage != "train")
+
+
+def test_long_ranges_are_cut_into_pieces_that_fit_the_memory(ready):
+    dataset = ready().dataset
+    file = dataset.files[0].model_copy(update={"used": 2 * MOST_ENTRIES + 5})
+    (task,) = _with_tasks(dataset.model_copy(update={"files": [file]}), 1).tasks
+    bounds = [0, MOST_ENTRIES, 2 * MOST_ENTRIES, 2 * MOST_ENTRIES + 5]
+    assert task == [EntryRange(file=0, start=low, stop=high) for low, high in pairwise(bounds)]

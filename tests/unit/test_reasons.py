@@ -1,0 +1,93 @@
+"""Exit codes and hold codes: each has its words, its advice, and its row in the documentation."""
+
+import inspect
+
+import pytest
+
+from mlaas_condor import errors
+from mlaas_condor.batch import reasons
+
+ALL = [
+    each
+    for _, each in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(each, errors.MlaasError) and each is not errors.StageError
+]
+STAGE_ERRORS = [each for each in ALL if issubclass(each, errors.StageError)]
+
+
+@pytest.fixture
+def stderr(tmp_path):
+    """Write what a job said to standard error."""
+
+    def write(text):
+        path = tmp_path / "train.0.err"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def explain(code, signal, path):
+    return reasons.of_exit(code, signal, path, "luca_1", "train", 0)
+
+
+def test_exit_codes_are_unique():
+    codes = [each.exit_code for each in ALL]
+    assert len(codes) == len(set(codes))
+    assert 0 not in codes and all(code < 126 for code in codes)  # shells use those from 126 on
+
+
+def test_stage_errors_have_codes_of_their_own_range():
+    assert all(20 <= each.exit_code <= 29 for each in STAGE_ERRORS)
+    assert all(not 20 <= each.exit_code <= 29 for each in ALL if each not in STAGE_ERRORS)
+
+
+@pytest.mark.parametrize("kind", STAGE_ERRORS, ids=lambda kind: kind.__name__)
+def test_every_stage_error_has_advice_and_its_own_words(kind, stderr):
+    what, advice = explain(kind.exit_code, None, stderr("noise\ntrain: it went wrong\nmore noise\n"))
+    assert what == "it went wrong"
+    assert advice == reasons._ADVICE[kind].format(run="luca_1") and "{" not in advice
+
+
+@pytest.mark.parametrize("kind", STAGE_ERRORS, ids=lambda kind: kind.__name__)
+def test_without_a_word_the_meaning_is_told(kind, tmp_path):
+    assert explain(kind.exit_code, None, tmp_path / "none")[0] == (kind.__doc__ or "").splitlines()[0]
+
+
+def test_code_that_is_not_ours_shows_the_last_line_and_the_log(stderr):
+    what, advice = explain(1, None, stderr("Traceback\nValueError: no\n\n"))
+    assert what == "ValueError: no"
+    assert advice.startswith("mlaas-condor logs luca_1 --stage train --task 0")
+    assert explain(99, None, stderr(""))[0] == "ended with exit code 99"
+
+
+def test_signal_is_told_and_9_means_memory(stderr):
+    assert explain(None, 9, stderr("x"))[0] == "was killed by signal 9, often for lack of memory"
+    assert explain(None, 11, stderr("x"))[0] == "was killed by signal 11"
+
+
+@pytest.mark.parametrize("code", [*reasons._HOLDS, 9999])
+def test_every_hold_has_words_and_a_next_step(code):
+    what, advice = reasons.of_hold(code, "HTCondor's\n  own words", "luca_1", "train", 3)
+    assert "(HTCondor's own words)" in what and advice and "{" not in advice
+    assert "(" not in reasons.of_hold(code, "", "luca_1", "train", 3)[0]
+
+
+def test_table_has_every_error_with_its_meaning():
+    rows = {name: (code, meaning) for code, name, meaning in reasons.table()}
+    assert set(rows) == {each.__name__ for each in ALL}
+    for each in ALL:
+        assert rows[each.__name__] == (each.exit_code, (each.__doc__ or "").splitlines()[0])
+        assert rows[each.__name__][1].endswith((".", "was planned."))
+    assert [row[0] for row in reasons.table()] == sorted(row[0] for row in reasons.table())
+
+
+def test_tree_at_the_top_of_the_module_tells_the_truth():
+    for line in (errors.__doc__ or "").splitlines():
+        words = line.replace("├──", "").replace("└──", "").replace("│", "").split()
+        kind = getattr(errors, words[0], None) if words else None
+        if isinstance(kind, type) and len(words) > 1 and words[1].isdecimal():
+            assert int(words[1]) == kind.exit_code
+            if len(words) > 2 and words[2].isdecimal():
+                assert int(words[2]) == kind.http_status
+    assert all(each.__name__ in (errors.__doc__ or "") for each in ALL)
