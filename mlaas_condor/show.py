@@ -87,6 +87,8 @@ def table(state: RunState) -> RenderableType:
     for stage, word, done, detail, took in rows(state):
         grid.add_row(stage, Text(word, COLOURS[word]), done, detail, took)
     lines: list[RenderableType] = [head, grid]
+    if state.unreachable:
+        lines.append(Text(f"as last heard: {state.unreachable}", "yellow"))
     lines += [Text(f"waits: {text}", "yellow") for text in state.waiting]
     for failure in state.failures:
         lines.append(Text(f"{failure.stage} task {failure.task}: {failure.reason}", "red"))
@@ -123,7 +125,7 @@ def line(state: RunState) -> str:
     )
     current = state.current
     detail = _detail(state, current) if current else ""
-    notes = [text for text in (stages, detail, *state.waiting) if text]
+    notes = [text for text in (stages, detail, *state.waiting, state.unreachable) if text]
     return f"{state.name} {state.state}: {'; '.join(notes) or 'nothing has started yet'}"
 
 

@@ -139,13 +139,15 @@ class RunState:
     stages
         In order.
     submitted, ended
-        Seconds since 1970, None where it has not happened.
+        Of its last submission; seconds since 1970, None where it has not happened.
     training
         While it trains.
     waiting
         What it waits for, a sentence each.
     failures
         Tasks that failed or are held.
+    unreachable
+        Why the pool could not be asked; empty where it could, or need not be.
     bundle
         Path of the model bundle, once it is there.
     """
@@ -159,6 +161,7 @@ class RunState:
     training: Training | None = None
     waiting: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    unreachable: str = ""
     bundle: str | None = None
 
     @property

@@ -67,11 +67,11 @@ class Run:
             yield state
             if state.state in ENDED or state.state == "prepared":
                 return
-            if not any(text.startswith("the pool:") for text in state.waiting):
+            if not state.unreachable:
                 last_answer = time.monotonic()
             elif time.monotonic() - last_answer > _PATIENCE:
                 raise PoolLost(
-                    f"{'; '.join(state.waiting)}. The run is not touched: once the pool is back "
+                    f"{state.unreachable}. The run is not touched: once the pool is back "
                     f"(`mlaas-condor pool up`), `mlaas-condor watch {self.name}` goes on"
                 )
             time.sleep(_POLL_SECONDS)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlaas_condor.errors import PoolLost, PoolUnreachable, WrongState
@@ -79,23 +77,15 @@ def submit(folder: RunFolder) -> int:
     """
     import htcondor2
 
-    with _pool_errors(), _working_directory(folder.path):
-        # "Force" because the output is what counts, not what an earlier rescue file says of it.
-        description = htcondor2.Submit.from_dag(folder.dag.name, {"Force": True, "BatchName": folder.name})
+    with _pool_errors():
+        # "Force" because the output is what counts, not what an earlier rescue file says of it. The path
+        # is absolute, because the working directory belongs to all threads of a process.
+        options = {"Force": True, "BatchName": folder.name}
+        description = htcondor2.Submit.from_dag(str(folder.dag), options)
         description["initialdir"] = str(folder.path)
         description["My.MLaaSRun"] = f'"{folder.name}"'
         description["My.MLaaSStage"] = '"dagman"'
         return int(htcondor2.Schedd().submit(description).cluster())
-
-
-@contextmanager
-def _working_directory(path: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(path)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def query(runs: list[str] | None = None) -> list[QueuedJob]:

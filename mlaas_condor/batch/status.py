@@ -20,6 +20,7 @@ from mlaas_condor.state import (
     stages_by_output,
 )
 
+_ALIVE: tuple[State, ...] = ("idle", "running", "held")
 _FAILED_NODE = re.compile(r"Node Name: (?P<stage>\w+).*?\n\S+ \S+ +Error: (?P<error>[^\n]*)", re.DOTALL)
 _SUBMIT_ERROR = re.compile(r"submit error: (?P<text>.*?)(?=\n\d\d/\d\d/)", re.DOTALL)
 
@@ -34,23 +35,38 @@ def of_runs(folders: Iterable[RunFolder], pool_problem: str = "") -> list[RunSta
     pool_problem
         Why the pool cannot be asked; empty where it can.
     """
-    told = [_from_files(folder) for folder in folders]
-    alive = [state.name for state in told if state.state in ("idle", "running", "held")]
+    told = {folder: _from_files(folder) for folder in folders}
+    alive = [state.name for state in told.values() if state.state in _ALIVE]
     queued: list[queue.QueuedJob] = []
     if alive and not pool_problem:
         try:
             queued = queue.query(alive)
         except PoolUnreachable as error:
             pool_problem = str(error)
-    states = []
-    for state in told:
-        if state.name not in alive:
-            states.append(state)
-        elif pool_problem:
-            states.append(replace(state, waiting=(f"the pool: {pool_problem}",)))
-        else:
-            states.append(_with_queue(state, [job for job in queued if job.run == state.name]))
-    return states
+    jobs = {name: [job for job in queued if job.run == name] for name in alive}
+    return [
+        state if state.name not in jobs
+        else replace(state, unreachable=pool_problem) if pool_problem
+        else _with_queue(state, jobs[state.name]) if jobs[state.name]
+        else _without_jobs(folder)
+        for folder, state in told.items()
+    ]  # fmt: skip
+
+
+def _without_jobs(folder: RunFolder) -> RunState:
+    """Return the state of a run that seemed alive, but of which the schedd has nothing."""
+    state = _from_files(folder)  # again: it may have ended between the look at its log and the query
+    if state.state not in _ALIVE:
+        return state
+    reason = "the pool has no job of this run any more: its queue was lost, or emptied by force"
+    lost = Failure(
+        state.current.stage if state.current else "", 0, reason, f"mlaas-condor resume {state.name}"
+    )
+    return replace(state, state="failed", failures=(lost,), stages=tuple(map(_idle_no_more, state.stages)))
+
+
+def _idle_no_more(stage: StageState) -> StageState:
+    return replace(stage, running=0, idle=0, held=0)
 
 
 def _from_files(folder: RunFolder) -> RunState:
@@ -67,7 +83,7 @@ def _from_files(folder: RunFolder) -> RunState:
         state=state,
         where="pool" if dagman else "",
         stages=tuple(_mark_reused(stages)),
-        submitted=dagman[0].submitted if dagman else None,
+        submitted=dagman[-1].submitted if dagman else None,
         ended=dagman[-1].changed if _is_over(dagman) else None,
         failures=_all_failures(folder, jobs, stages, state),
         bundle=bundle,
@@ -171,8 +187,6 @@ def _with_queue(state: RunState, jobs: list[queue.QueuedJob]) -> RunState:
     training = Training.last_of(logs.tail(trains[0])) if trains else None
     idle = [job for job in jobs if job.state == "idle" and job.stage != "dagman"]
     waiting = tuple(_what_idle_jobs_wait_for(idle)) if idle else ()
-    if not jobs and state.state == "running":
-        waiting = ("the schedd has no job of this run: it was removed, or the pool lost its queue",)
     return replace(state, training=training, waiting=waiting)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from example_tools import copy_example, edit, prepend_to_model
@@ -104,6 +106,35 @@ def test_a_held_job_is_explained_and_released(settings, request_folder):
     assert "you held it" in state.failures[0].reason
     assert state.failures[0].advice == f"mlaas-condor resume {run.name}"
     assert run.resume() == "released 1 held jobs"
+    assert run.wait(timeout=200).state == "completed"
+
+
+def test_a_run_that_the_pool_has_lost_can_be_resumed(settings, request_folder):
+    prepend_to_model(request_folder, SLEEP)
+    run = submit(request_folder, settings)
+    wait_for(run, lambda state: stage(state, "train").running)
+    log = run.folder.dagman_log.read_bytes()
+    run.cancel()
+    wait_for(run, lambda state: state.state == "cancelled" and not queue.query([run.name]))
+    run.folder.dagman_log.write_bytes(log)  # as if the queue had been lost: nobody wrote how it ended
+    state = run.status()
+    assert state.state == "failed"
+    assert "no job of this run any more" in state.failures[0].reason
+    run.resume()
+    assert run.wait(timeout=200).state == "completed"
+
+
+def test_ctrl_c_while_watching_leaves_the_run_alone(settings, request_folder):
+    prepend_to_model(request_folder, SLEEP)
+    run = submit(request_folder, settings)
+    program = Path(sys.executable).with_name("mlaas-condor")
+    command = [program, "--home", settings.home, "--pool", "personal", "watch", run.name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(run, lambda state: stage(state, "train").running)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"watch {run.name}" in said
     assert run.wait(timeout=200).state == "completed"
 
 

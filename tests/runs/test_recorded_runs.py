@@ -96,7 +96,7 @@ def test_a_pool_that_cannot_be_asked_is_said_and_changes_nothing_else(completed)
     completed.dagman_log.write_text(text[:end])
     state = status.of_runs([completed], pool_problem="it is down")[0]
     assert state.state == "running"
-    assert state.waiting == ("the pool: it is down",)
+    assert state.unreachable == "it is down"
 
 
 def test_a_node_that_cannot_be_submitted_is_explained(completed):
