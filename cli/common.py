@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlaas_condor.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Personal = Annotated[bool, typer.Option("--personal", help="Also where the site has a pool.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, such as tth_1.")]
 
 
@@ -28,12 +29,12 @@ class Options:
     pool: str | None = None
 
 
-def settings(context: typer.Context) -> Settings:
-    """Return the settings, the common options counted in."""
+def settings(context: typer.Context, personal: bool = False) -> Settings:
+    """Return the settings, the common options counted in; `personal` asks for one's own pool."""
     from mlaas_condor.settings import load
 
     options: Options = context.obj or Options()
-    return load(home=options.home, pool=options.pool)
+    return load(home=options.home, pool="personal" if personal else options.pool)
 
 
 def console(stderr: bool = False) -> Console:

@@ -10,7 +10,7 @@ import typer
 from mlaas_condor.errors import MlaasError
 
 from . import pool, requests, runs
-from .common import Options, show_error
+from .common import AsJson, Options, console, print_json, settings, show_error
 
 app = typer.Typer(
     help="From ROOT files and one small JSON file to a trained model, on an HTCondor pool.",
@@ -44,6 +44,20 @@ def common(
 ) -> None:
     """Take the options that all commands have."""
     context.obj = Options(home=home, pool=use_pool)
+
+
+@app.command("settings")
+def show_settings(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show the settings, and where each value comes from."""
+    from dataclasses import asdict
+
+    found = asdict(settings(context))
+    origins = found.pop("origins")
+    if as_json:
+        print_json({name: {"value": value, "origin": origins[name]} for name, value in found.items()})
+        return
+    for name, value in found.items():
+        console().print(f"{name:<12} {value}  [dim]({origins[name]})[/]")
 
 
 def run() -> None:

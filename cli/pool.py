@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .common import AsJson, Personal, console, print_json, settings
 
 if TYPE_CHECKING:
     from mlaas_condor.batch.pool import PoolInfo
@@ -17,6 +17,7 @@ app = typer.Typer(help="Start, look at and stop an HTCondor pool on this machine
 
 @app.command()
 def up(
+    context: typer.Context,
     cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs the pool offers [default: the machine's, at least 4].")
     ] = None,
@@ -24,52 +25,48 @@ def up(
         str | None,
         typer.Option(metavar="KIND,NUMBER", help="Pretend GPUs, to test matching: 2,2 for two V100."),
     ] = None,
-    personal: Annotated[bool, typer.Option("--personal", help="Also where the site has a pool.")] = False,
+    personal: Personal = False,
 ) -> None:
     """Start the pool; install HTCondor into a folder of yours first where there is none."""
-    from mlaas_condor import settings
     from mlaas_condor.batch import pool
 
-    chosen = settings.load(pool="personal" if personal else None)
-    _show(pool.up(chosen, cpus=cpus, simulate_gpus=simulate_gpus, say=_say))
+    _show(pool.up(settings(context, personal), cpus=cpus, simulate_gpus=simulate_gpus, say=_say))
 
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-    personal: Annotated[bool, typer.Option("--personal", help="Also where the site has a pool.")] = False,
+    context: typer.Context,
+    as_json: AsJson = False,
+    personal: Personal = False,
 ) -> None:
     """Show the pool that runs are submitted to."""
-    from mlaas_condor import settings
     from mlaas_condor.batch import pool
 
-    info = pool.status(settings.load(pool="personal" if personal else None))
+    info = pool.status(settings(context, personal))
     if as_json:
-        sys.stdout.write(json.dumps(asdict(info), indent=2) + "\n")
+        print_json(asdict(info))
     else:
         _show(info)
 
 
 @app.command()
 def down(
+    context: typer.Context,
     force: Annotated[bool, typer.Option("--force", help="Also while jobs run.")] = False,
-    personal: Annotated[bool, typer.Option("--personal", help="Also where the site has a pool.")] = False,
+    personal: Personal = False,
 ) -> None:
     """Stop the pool; jobs in its queue go on when it is started again."""
-    from mlaas_condor import settings
     from mlaas_condor.batch import pool
 
-    pool.down(settings.load(pool="personal" if personal else None), say=_say, force=force)
+    pool.down(settings(context, personal), say=_say, force=force)
 
 
 def _say(line: str) -> None:
     # On stderr, so that stdout holds results only.
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    typer.echo(line, err=True)
 
 
 def _show(info: PoolInfo) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -84,5 +81,4 @@ def _show(info: PoolInfo) -> None:
         table.add_row("memory", f"{info.memory_mb:,} MiB")
         table.add_row("jobs", f"{info.jobs_running} running, {info.jobs_idle} idle, {info.jobs_held} held")
     table.add_row("configuration", info.config or "none")
-    # No highlighting and no cutting: paths are to be copied.
-    Console(highlight=False, soft_wrap=True).print(table)
+    console().print(table)
