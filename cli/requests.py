@@ -135,10 +135,10 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
     inputs.add_column("label")
     for name in ("entries", "used", "size"):
         inputs.add_column(name, justify="right")
-    for file, label in zip(dataset.files, recipe.labels, strict=True):
+    for i, file in enumerate(dataset.files):
         row = (
             file.path,
-            recipe.classes[label],
+            recipe.label_of(i),
             str(file.entries),
             str(file.used),
             f"{file.size / 2**20:.1f} MB",

@@ -4,31 +4,63 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from mlaas_condor.data.inputs import Branch
 from mlaas_condor.errors import Problem
 from mlaas_condor.reading import content_lines, nearest
 from mlaas_condor.request import Request
 
 
-def read_lists(request: Request) -> tuple[list[str], list[str]]:
-    """Return the input files and the label of each; a glob gives its label to all files it matches."""
+@dataclass(frozen=True)
+class Labels:
+    """Where the labels of events come from: the label of each file, or the name of a branch."""
+
+    of_files: list[str]
+    branch: str = ""
+
+
+def read_lists(request: Request) -> tuple[list[str], Labels]:
+    """Return the input files and their labels; a glob gives its label to all files it matches.
+
+    Labels that are no file that is there may name a branch: `check_label_branch` tells once the branches
+    are known.
+    """
     lines = _read_list(request, "files", request.job.files)
-    labels = _read_list(request, "labels", request.job.labels)
     groups = [_expand(request, line) for line in lines]
     paths = [path for group in groups for path in group]
+    named = request.job.labels
+    if isinstance(named, str) and named and not os.path.lexists(request.path(named)):
+        return paths, Labels([], named)
+    labels = _read_list(request, "labels", named)
     if not lines or not labels:
-        return paths, []
+        return paths, Labels([])
     if len(labels) not in (len(lines), len(paths)):
         what = f"there are {len(labels)} labels and {len(lines)} files"
         request.problems.append(Problem("job.json: labels", what, "one label a line, in the order of files"))
-        return paths, []
+        return paths, Labels([])
     if len(set(labels)) == 1:
         what = f"all files have the label {labels[0]!r}"
         request.problems.append(Problem("job.json: labels", what, "a classifier needs two classes at least"))
     if len(labels) == len(lines):
         labels = [label for label, group in zip(labels, groups, strict=True) for _ in group]
-    return paths, labels
+    return paths, Labels(labels)
+
+
+def check_label_branch(request: Request, labels: Labels, branches: Mapping[str, Branch]) -> None:
+    """Make sure that labels which are no file name a branch with one number an event."""
+    name = labels.branch
+    if not name or (name in branches and branches[name].kind == "flat"):
+        return
+    if name in branches:
+        what = f"branch {name!r} is jagged, a label is one number an event"
+        request.problems.append(Problem("job.json: labels", what))
+        return
+    path = request.path(name)
+    near = nearest(name, [*names_beside(path, path.suffix or ".txt"), *branches])
+    request.problems.append(Problem(f"job.json: labels: {name}", "no such file, and no such branch", near))
 
 
 def _read_list(request: Request, key: str, value: str | list[str | int | float] | list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from mlaas_condor.data.dataset import Dataset, EntryRange, InputFile, share, spl
 from mlaas_condor.data.inputs import Branch, Survey, longest_lists, survey
 from mlaas_condor.data.selection import Selection, select
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem
-from mlaas_condor.lists import names_beside, read_lists
+from mlaas_condor.lists import Labels, check_label_branch, names_beside, read_lists
 from mlaas_condor.reading import nearest
 from mlaas_condor.request import Metrics, Request
 from mlaas_condor.run import RunFolder
@@ -68,11 +68,11 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     model = _check_model(request)
     paths, labels = read_lists(request)
     surveys = _survey(request, paths)
-    selection = _select(request, paths, surveys)
+    selection = _select(request, paths, surveys, labels)
     request.check()
     assert model and selection  # no problem means that both were found
-    dataset = _dataset(request, paths, surveys, selection)
-    _check_classes(request, dataset, labels)
+    dataset = _dataset(request, paths, surveys, selection, labels)
+    _check_classes(request, dataset, labels.of_files)
     request.check()
     columns = len(selection.flat) + _longest(request, paths, surveys, selection.jagged)
     size = planning.Size(
@@ -156,15 +156,17 @@ def _survey(request: Request, paths: list[str]) -> list[Survey]:
     return [each for each in outcomes if isinstance(each, Survey)]
 
 
-def _select(request: Request, paths: list[str], surveys: list[Survey]) -> Selection | None:
+def _select(request: Request, paths: list[str], surveys: list[Survey], labels: Labels) -> Selection | None:
     """Choose the features among the branches that all files have."""
-    if not surveys:
-        return None
     params = request.params
     union: dict[str, Branch] = {}
     for each in reversed(surveys):
         union.update(each.branches)
-    selection = select(union, params.selected_branches, params.exclude_branches, params.identifier)
+    check_label_branch(request, labels, union)
+    if not surveys:
+        return None
+    carried = _carried(request, labels)
+    selection = select(union, params.selected_branches, params.exclude_branches, carried)
     left_out = {name for each in surveys for name in each.left_out}
     for key in ("selected_branches", "exclude_branches"):
         unmatched = [name for name in getattr(params, key) if name in selection.unmatched]
@@ -178,13 +180,19 @@ def _select(request: Request, paths: list[str], surveys: list[Survey]) -> Select
         for name in params.identifier
         if name in union and union[name].kind == "jagged"
     ]
-    needed = [*selection.flat, *selection.jagged, *(name for name in params.identifier if name in union)]
+    needed = [*selection.flat, *selection.jagged, *(name for name in carried if name in union)]
     if len(surveys) == len(paths):
         request.problems += _differences(paths, surveys, needed)
     if not selection.flat and not selection.jagged and not request.problems:
         what = "no branch is left to train on"
         request.problems.append(Problem("params.json", what, "see selected_branches and exclude_branches"))
     return selection
+
+
+def _carried(request: Request, labels: Labels) -> list[str]:
+    """Return the branches that are kept with each event but are no features."""
+    names = [*request.params.identifier, labels.branch]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _no_branch(where: str, name: str, surveys: list[Survey]) -> Problem:
@@ -207,7 +215,9 @@ def _differences(paths: list[str], surveys: list[Survey], needed: list[str]) -> 
                 yield Problem("files", f"{path}: {name} is {each.branches[name].kind}, elsewhere it is not")
 
 
-def _dataset(request: Request, paths: list[str], surveys: list[Survey], selection: Selection) -> Dataset:
+def _dataset(
+    request: Request, paths: list[str], surveys: list[Survey], selection: Selection, labels: Labels
+) -> Dataset:
     params = request.params
     entries = [each.entries for each in surveys]
     used = entries if params.nevts == -1 else share(params.nevts, entries)
@@ -222,7 +232,7 @@ def _dataset(request: Request, paths: list[str], surveys: list[Survey], selectio
         tree=params.branch,
         flat=selection.flat,
         jagged=selection.jagged,
-        identifiers=params.identifier,
+        identifiers=_carried(request, labels),
         tasks=[],
         chunk_size=params.chunk_size,
         shuffle=params.shuffle,
@@ -233,7 +243,7 @@ def _dataset(request: Request, paths: list[str], surveys: list[Survey], selectio
 def _check_classes(request: Request, dataset: Dataset, labels: list[str]) -> None:
     """Make sure that nevts leaves every class some events."""
     events = dict.fromkeys(labels, 0)
-    for file, label in zip(dataset.files, labels, strict=True):
+    for file, label in zip(dataset.files, labels, strict=bool(labels)):
         events[label] += file.used
     none = [repr(label) for label, n in events.items() if not n]
     if none:
@@ -287,13 +297,14 @@ def _wishes(request: Request, settings: Settings) -> planning.Wishes:
     )
 
 
-def _recipe(request: Request, labels: list[str]) -> Recipe:
+def _recipe(request: Request, labels: Labels) -> Recipe:
     params = request.params
-    numbers, names = classes_of(labels)
+    numbers, names = classes_of(labels.of_files)
     return Recipe(
         name=request.job.name,
         model=_plain(Path(request.job.model).name),
         labels=numbers,
+        label_branch=labels.branch,
         classes=names,
         epochs=params.epochs,
         batch_size=params.batch_size,

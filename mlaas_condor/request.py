@@ -146,7 +146,9 @@ class Job(Plain):
 
     name: Annotated[str, BeforeValidator(_parse_name)] = Field(description="a run is called `<name>_<n>`")
     files: str | list[str] = Field(description="file with one ROOT file a line, or the list itself")
-    labels: str | list[str | int | float] = Field(description="file with one class label a line, or the list")
+    labels: str | list[str | int | float] = Field(
+        description="file with one class label a line, the list itself, or a branch"
+    )
     model: str = Field(description="Python file with def model(idim)")
     params: str | Params = Field(Params(), description="params.json, or its content")
     preproc: str | None = Field(None, description="file with new branches and cuts")

@@ -239,6 +239,13 @@ def read(path: Path) -> Chunk:
         )
 
 
+def read_identifier(path: Path, name: str) -> NDArray[Any]:
+    """Read one identifier branch of a chunk file, shape (events,), and nothing else of it."""
+    with zipfile.ZipFile(path) as archive:
+        values: NDArray[Any] = _decompress(archive.read(f"id/{name}"))[0]
+    return values
+
+
 def _decompress(frame: bytes) -> Any:
     import blosc2
 

@@ -1,6 +1,6 @@
 """The report stage: draw the curves, write down where the model comes from, pack the bundle.
 
-``python -m mlaas_condor.stages.report recipe.json``, beside what train brought back and the files that
+``python -m mlaas_condor.stages.report``, beside what train brought back and the files that
 describe the run, writes, into ``output/report/``, the pictures, ``provenance.json`` and ``<run>.tar.gz``.
 """
 
@@ -41,9 +41,9 @@ _PACKAGES = (
 _VERSION = re.compile(r'^CondorVersion = "(?P<version>[^"]*)"', re.MULTILINE)
 
 
-def work(arguments: list[str], output: Path) -> None:
+def work(_: list[str], output: Path) -> None:
     """Draw, describe, pack."""
-    recipe = Recipe.read(Path(arguments[0]))
+    recipe = Recipe.read(TRAIN / "recipe.json")
     dataset, specs = Dataset.read(Path("dataset.json")), Specs.read(Path("specs.json"))
     _draw(recipe, output / "plots")
     (output / "provenance.json").write_text(json.dumps(_provenance(recipe, dataset, specs), indent=1) + "\n")
@@ -104,9 +104,9 @@ def _provenance(recipe: Recipe, dataset: Dataset, specs: Specs) -> dict[str, Any
         "inputs": [
             {
                 "path": file.path, "uuid": file.uuid, "bytes": file.size, "entries": file.entries,
-                "entries_used": file.used, "events_kept": n, "label": recipe.classes[label],
+                "entries_used": file.used, "events_kept": n, "label": recipe.label_of(i),
             }
-            for file, n, label in zip(dataset.files, kept, recipe.labels, strict=True)
+            for i, (file, n) in enumerate(zip(dataset.files, kept, strict=True))
         ],
         "tree": dataset.tree,
         "seed": recipe.seed,

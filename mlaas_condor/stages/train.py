@@ -1,7 +1,8 @@
 """The train stage: train the user's model on the chunks.
 
 ``python -m mlaas_condor.stages.train recipe.json specs.json CHUNKS_FOLDER`` reads the model file beside it
-and writes, into ``output/train/``, ``model/``, ``history.jsonl``, ``metrics.json`` and ``scores.npz``.
+and writes, into ``output/train/``, ``model/``, ``history.jsonl``, ``metrics.json``, ``scores.npz``, and
+``recipe.json`` with the classes that were found.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def work(arguments: list[str], output: Path) -> None:
     paths = sorted(Path(arguments[2]).glob("chunk-*.zip"))
     if not paths:
         raise InputUnreadable(f"there is no chunk in {arguments[2]}")
+    recipe = recipe.with_classes_of(paths)
     model_file = models.check(Path(recipe.model))
     if model_file.reason:
         log.info(model_file.reason)
@@ -49,6 +51,7 @@ def work(arguments: list[str], output: Path) -> None:
     # Not before the framework is bound: it pulls in scikit-learn, and the two share thread settings.
     from mlaas_condor.training import loop, metrics
 
+    recipe.write(output / "recipe.json")
     samples = loop.Samples(paths, columns, recipe)
     with (output / "history.jsonl").open("w", encoding="utf-8") as history:
         told = _Teller(passes=recipe.epochs * (1 if recipe.standard else len(paths)))

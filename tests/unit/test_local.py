@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from example_tools import copy_example, prepend_to_model
 from mlaas_condor import local, settings, workflow
 from mlaas_condor.errors import RunFailed, WrongState
 from mlaas_condor.show import html
+from mlaas_condor.training.bundle import read_member
+from mlaas_condor.training.recipe import Recipe
 
 
 @pytest.fixture
@@ -128,3 +131,27 @@ def test_jobs_get_the_threads_they_asked_for(tmp_path, home):
     made = create(folder, home)
     local.run(made)
     assert "threads 1" in made.stdout("train", 0).read_text()
+
+
+def test_labels_may_come_from_a_branch_with_several_classes(request_folder, change, home):
+    change(labels="charge")
+    model = request_folder / "model.py"
+    text = model.read_text().replace('Dense(1, activation="sigmoid")', 'Dense(3, activation="softmax")')
+    model.write_text(text.replace("binary_crossentropy", "sparse_categorical_crossentropy"))
+    made = create(request_folder, home)
+    local.run(made)
+    run = workflow.open_run(made.name, home)
+    test = run.metrics()["test"]
+    assert len(test["confusion_matrix"]) == 3
+    assert sum(test["events_by_class"].values()) == test["events"] > 10
+    assert Recipe.read(made.output("train") / "recipe.json").classes == ["-1", "0", "1"]
+    labels = {each["label"] for each in json.loads(read_member(run.model(), "provenance.json"))["inputs"]}
+    assert labels == {"branch charge"}
+    assert read_member(run.model(), "labels.txt") == b"-1\n0\n1\n"
+
+
+def test_a_label_branch_with_too_many_values_is_refused(request_folder, change, home):
+    change(labels="met")
+    made = create(request_folder, home)
+    with pytest.raises(RunFailed, match="branch 'met' is no class label"):
+        local.run(made)

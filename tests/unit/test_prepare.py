@@ -223,12 +223,30 @@ def test_one_class_only(the_problem, request_folder):
 
 def test_missing_labels(the_problem, change):
     change(labels="label.txt")
-    assert "labels: label.txt: no such file (did you mean 'labels.txt'" in the_problem()
+    assert "labels: label.txt: no such file, and no such branch (did you mean 'labels.txt'" in the_problem()
 
 
 def test_class_that_nevts_leaves_no_events_is_told(the_problem, change):
     change("params", nevts=1)
     assert "params.json: nevts: 1 of 100 events leave none of label '1' (use more)" in the_problem()
+
+
+def test_a_label_branch_is_carried_along_and_no_feature(ready, change):
+    change(labels="charge")
+    found = ready()
+    assert (found.recipe.label_branch, found.recipe.labels) == ("charge", [])
+    assert found.dataset.identifiers == ["run", "event", "charge"]
+    assert "charge" not in found.dataset.flat
+
+
+def test_a_label_branch_must_be_one_number_an_event(the_problem, change):
+    change(labels="jet_pt")
+    assert "branch 'jet_pt' is jagged" in the_problem()
+
+
+def test_a_misspelt_label_branch_is_answered_with_the_nearest(the_problem, change):
+    change(labels="chrage")
+    assert "labels: chrage: no such file, and no such branch (did you mean 'charge'" in the_problem()
 
 
 def test_labels_may_stand_in_the_job(ready, change):
