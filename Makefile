@@ -8,8 +8,8 @@ READY  := $(VENV)/.ready
 
 # The whole way on a personal HTCondor pool: from examples/tth/job.json to a trained model.
 demo: $(READY)
-	$(BIN)/mlaas-condor pool up
-	$(BIN)/mlaas-condor submit examples/tth --watch
+	$(BIN)/mlaas-condor --pool personal pool up
+	$(BIN)/mlaas-condor --pool personal submit examples/tth --watch
 	@echo "the pool goes on running; stop it with: $(BIN)/mlaas-condor pool down"
 
 test: $(READY) lint

@@ -46,9 +46,9 @@ def console(stderr: bool = False) -> Console:
 
 def print_json(value: Any) -> None:
     """Print plain data as JSON."""
-    from mlaas_condor.show import to_json
+    from mlaas_condor.jsonfile import dumps
 
-    typer.echo(to_json(value))
+    typer.echo(dumps(value))
 
 
 def show_error(error: MlaasError) -> None:

@@ -44,7 +44,8 @@ def submit(
     warn(prepared.warnings)
     submitted = workflow.submit_prepared(prepared, options)
     if as_json:
-        print_json({"run": submitted.name, "directory": str(submitted.folder.path)})
+        bundle = submitted.wait().bundle if watch else None
+        print_json({"run": submitted.name, "directory": str(submitted.folder.path), "bundle": bundle})
         return
     out = console()
     out.print(f"submitted [bold]{submitted.name}[/]  {_summary(prepared)}")

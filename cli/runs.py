@@ -114,7 +114,8 @@ def resume(
     from mlaas_condor import workflow
 
     opened = workflow.open_run(run, settings(context))
-    if opened.status().where == "local":
+    state = opened.status()
+    if state.where == "local" and state.state != "completed":
         with_progress_bars(opened)
         return
     console().print(f"{run}: {opened.resume()}")

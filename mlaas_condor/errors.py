@@ -9,6 +9,7 @@ MlaasError                   1  500   the base: also what nobody foresaw
 ├── RunFailed                7  500   the run ended without a model
 ├── InstallError             8  500   a private HTCondor could not be installed or started
 ├── CannotWrite              9  507   no space, or no permission, where runs are kept
+├── SubmitRefused           10  502   the schedd answers, but does not take the run
 └── StageError                        a job cannot go on; its exit code tells DAGMan and the user why
     ├── InputUnreadable     20        an input file cannot be opened or read
     ├── InputChanged        21        an input file is not the one that was planned
@@ -105,6 +106,13 @@ class InstallError(MlaasError):
     """A private HTCondor could not be installed, or a personal pool not started."""
 
     exit_code = 8
+
+
+class SubmitRefused(MlaasError):
+    """The schedd answers, but does not take the run."""
+
+    exit_code = 10
+    http_status = 502
 
 
 class CannotWrite(MlaasError):

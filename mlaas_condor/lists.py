@@ -90,6 +90,10 @@ def _expand(request: Request, line: str) -> list[str]:
         request.problems.append(Problem(line, "remote files are not supported in this version"))
         return []
     path = request.path(line)
+    if request.params.redirector and not glob.has_magic(line) and not os.path.lexists(path):
+        what = f"is not here, and files of the redirector {request.params.redirector} are not supported"
+        request.problems.append(Problem(line, f"{what} in this version"))
+        return []
     if not glob.has_magic(line) or os.path.lexists(path):
         return [str(path)]
     # Only the line is a pattern: the folder of the request may have brackets in its name.

@@ -14,14 +14,23 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from typing import Any
 
 from mlaas_condor.batch import reasons
 from mlaas_condor.errors import RunFailed, WrongState
 from mlaas_condor.run import STAGES, RunFolder
 from mlaas_condor.sandbox import Job, Sandboxes, jobs_of
-from mlaas_condor.state import Failure, RunState, StageState, State, bundle_path, stages_by_output
+from mlaas_condor.state import (
+    Failure,
+    RunState,
+    StageState,
+    State,
+    Training,
+    bundle_path,
+    stages_by_output,
+)
 
 NOTHING_TO_DO = 7  # exit code of the PRE script
 Progress = Callable[[str, int, int, str], None]  # stage, tasks done, tasks, last line of a job
@@ -93,27 +102,41 @@ def is_running(folder: RunFolder) -> bool:
 
 def _note(folder: RunFolder, event: str, failure: Failure | None = None) -> None:
     line = {"time": time.time(), "event": event, "failure": asdict(failure) if failure else None}
-    with folder.local_log.open("a", encoding="utf-8") as log:
+    # On a full disk the reason for the failure is more important than its note.
+    with suppress(OSError), folder.local_log.open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
 
 
 def state(folder: RunFolder) -> RunState:
     """Return the state of a run that is, or was, done without HTCondor."""
-    lines = [json.loads(line) for line in folder.local_log.read_text("utf-8").splitlines()]
-    last, started = lines[-1], [line for line in lines if line["event"] == "started"]
+    lines = list(_notes(folder))
+    started = [line["time"] for line in lines if line["event"] == "started"]
+    last: dict[str, Any] = lines[-1] if lines else {"event": "prepared", "time": None, "failure": None}
     word: State = last["event"] if last["event"] != "started" else "cancelled"  # its process was killed
     if is_running(folder):
         word = "running"
+    log = folder.stdout("train", 0)
+    training = word == "running" and log.exists()
     return RunState(
         name=folder.name,
         state=word,
         where="local",
         stages=tuple(_stages(folder, word)),
-        submitted=started[0]["time"],
+        submitted=started[-1] if started else None,
         ended=None if word == "running" else last["time"],
+        training=Training.last_of(log.read_text("utf-8", "replace")) if training else None,
         failures=(Failure(**last["failure"]),) if word == "failed" else (),
         bundle=bundle_path(folder),
     )
+
+
+def _notes(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """Yield what was noted; a line that a full disk or a kill cut short is passed over."""
+    for line in folder.local_log.read_text("utf-8", "replace").splitlines():
+        with suppress(ValueError):
+            note = json.loads(line)
+            if {"event", "time", "failure"} <= note.keys():
+                yield note
 
 
 def _stages(folder: RunFolder, word: State) -> Iterator[StageState]:

@@ -17,7 +17,6 @@ from mlaas_condor.errors import InputUnreadable, ModelFault, Problem
 from mlaas_condor.lists import Labels, check_label_branch, names_beside, read_lists
 from mlaas_condor.reading import nearest
 from mlaas_condor.request import Metrics, Request
-from mlaas_condor.run import RunFolder
 from mlaas_condor.settings import Settings
 from mlaas_condor.training import models
 from mlaas_condor.training.recipe import Recipe, classes_of
@@ -37,8 +36,8 @@ class Prepared:
         As read.
     dataset, recipe, plan
         What the jobs will do; the recipe still has the request's name.
-    model
-        The user's model file, looked at.
+    model, companions
+        The user's model file, looked at; modules and packages of the user's that it imports.
     left_out
         Branches that cannot be features, with the reason.
     warnings
@@ -50,6 +49,7 @@ class Prepared:
     recipe: Recipe
     plan: planning.Plan
     model: models.ModelFile
+    companions: list[Path]
     left_out: dict[str, str]
     warnings: list[str]
 
@@ -92,6 +92,7 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         recipe=_recipe(request, labels),
         plan=plan,
         model=model,
+        companions=models.companions(model.path),
         left_out=dict(surveys[0].left_out),
         warnings=_warnings(request, surveys, model),
     )
@@ -328,10 +329,3 @@ def _warnings(request: Request, surveys: list[Survey], model: models.ModelFile) 
     if doubled:
         warnings.append(f"files: {doubled} of the {len(surveys)} files hold the same data as another one")
     return warnings
-
-
-def links(prepared: Prepared, folder: RunFolder) -> None:
-    """Link the local input files into a run directory under the names their jobs know them by."""
-    folder.inputs.mkdir()
-    for file in prepared.dataset.files:
-        (folder.inputs / file.staged).symlink_to(file.path)

@@ -102,6 +102,11 @@ class RunFolder:
         return self.path / "run.dag.dagman.out"
 
     @property
+    def submitted_to(self) -> Path:
+        """Which access point and configuration the run was submitted to."""
+        return self.path / "submitted_to"
+
+    @property
     def local_lock(self) -> Path:
         """Locked while the run is done without HTCondor."""
         return self.path / "local.lock"
@@ -123,7 +128,8 @@ class RunFolder:
     def tasks(self, stage: str) -> Path:
         """List of all tasks of a stage, one a line: as planned, or as merge found it should be."""
         exact = self.output("merge") / f"{stage}.tasks"
-        return exact if exact.exists() else self.path / "tasks" / f"{stage}.tasks"
+        whole = exact.exists() and self.is_complete("merge", 0)
+        return exact if whole else self.path / "tasks" / f"{stage}.tasks"
 
     def todo(self, stage: str) -> Path:
         """List of the tasks of a stage that are to be done now."""
@@ -156,9 +162,20 @@ class RunFolder:
         """Metrics on the train, validation and test events."""
         return self.output("train") / "metrics.json"
 
+    def is_complete(self, stage: str, unit: int) -> bool:
+        """Tell whether a unit has its mark, and every file that the mark lists has the size it says."""
+        output = self.output(stage)
+        try:
+            lines = (output / f"{unit_name(unit)}.ok").read_text("utf-8").splitlines()
+            files = [line.split(" ", 1) for line in lines]
+            return bool(files) and all((output / name).stat().st_size == int(size) for size, name in files)
+        except (OSError, ValueError):
+            return False
+
     def units_done(self, stage: str) -> set[int]:
         """Return the numbers of the units (partial specs, chunks, …) that are complete."""
-        return {int(mark.stem) for mark in self.output(stage).glob("*.ok") if mark.stem.isdecimal()}
+        marks = [int(mark.stem) for mark in self.output(stage).glob("*.ok") if mark.stem.isdecimal()]
+        return {unit for unit in marks if self.is_complete(stage, unit)}
 
     def task_units(self, stage: str) -> dict[int, range]:
         """Return the units that each task of a stage makes, by the number of the task."""
@@ -252,16 +269,33 @@ def delete(run: RunFolder, store: Path) -> None:
         run.path.rename(gone)
         shutil.rmtree(gone)
     except OSError as error:
-        raise WrongState(f"{run.name}: {run.path} cannot be deleted: {error}") from error
+        raise WrongState(f"{run.name} cannot be deleted: {error}; what is left is in {gone}") from error
     _drop_unused(store)
 
 
 def _drop_unused(store: Path) -> None:
     """Delete stored files that no run holds a link to, then the folders left empty.
 
-    A store folder is dropped as a whole or not at all, so that no file is left without its mark.
+    A store folder is dropped as a whole or not at all, so that no file is left without its mark. Where
+    there are no hard links (some network file systems), nothing tells what is used: all is kept.
     """
+    if not _has_links(store):
+        return
     for folder in store.glob("*/*/"):
         with suppress(FileNotFoundError):  # somebody else is deleting as well
             if all(path.stat().st_nlink == 1 for path in folder.iterdir()):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_links(store: Path) -> bool:
+    probe = store / f".{uuid.uuid4().hex[:8]}"
+    other = probe.with_suffix(".link")
+    try:
+        probe.touch()
+        other.hardlink_to(probe)
+        return probe.stat().st_nlink == 2
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+        other.unlink(missing_ok=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from mlaas_condor.run import RunFolder
 
+_GRACE_SECONDS = 5.0  # between asking a job to end and ending it
 _MACRO = re.compile(r"\$\((\w+)\)")
 
 
@@ -75,6 +79,7 @@ class Sandboxes:
         self._stage = stage
         self._processes: list[subprocess.Popen[str]] = []
         self._stopped = False
+        self._lock = threading.Lock()  # so that no job starts between the order to stop and its end
 
     def run(self, job: Job, say: Callable[[str], None]) -> int:
         """Run a job, bring its output back, and return its exit code (negative: the signal).
@@ -86,8 +91,6 @@ class Sandboxes:
         say
             Gets every line that the job writes to its standard output.
         """
-        if self._stopped:
-            return 0
         place = self._folder.path / "sandbox" / f"{self._stage}.{job.task}"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -100,16 +103,35 @@ class Sandboxes:
 
     def stop(self) -> None:
         """End the jobs that run, and start no other."""
-        self._stopped = True
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
         for process in self._processes:
-            process.terminate()
+            try:
+                process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def _execute(self, job: Job, place: Path, say: Callable[[str], None]) -> int:
         out, err = self._folder.stdout(self._stage, job.task), self._folder.stderr(self._stage, job.task)
-        with (
-            out.open("w", encoding="utf-8") as log,
-            err.open("w", encoding="utf-8") as errors,
-            subprocess.Popen(
+        with out.open("w", encoding="utf-8") as log, err.open("w", encoding="utf-8") as errors:
+            process = self._start(job, place, errors)
+            if process is None:
+                return -signal.SIGTERM
+            with process:
+                for line in process.stdout or ():
+                    log.write(line)
+                    log.flush()
+                    say(line.rstrip())
+        return process.returncode
+
+    def _start(self, job: Job, place: Path, errors: TextIO) -> subprocess.Popen[str] | None:
+        """Start a job; None where the jobs have been told to stop."""
+        with self._lock:
+            if self._stopped:
+                return None
+            process = subprocess.Popen(
                 job.command,
                 cwd=place,
                 env={**os.environ, "OMP_NUM_THREADS": str(job.cpus)},
@@ -117,14 +139,9 @@ class Sandboxes:
                 stderr=errors,
                 text=True,
                 errors="replace",
-            ) as process,
-        ):
+            )
             self._processes.append(process)
-            for line in process.stdout or ():
-                log.write(line)
-                log.flush()
-                say(line.rstrip())
-        return process.returncode
+            return process
 
 
 def _bring_back(output: Path, target: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlaas_condor.state import RunState, StageState
 
@@ -18,11 +17,6 @@ COLOURS = {
     "done": "green", "reused": "green", "completed": "green", "running": "cyan", "idle": "yellow",
     "held": "magenta", "failed": "red", "cancelled": "red", "waiting": "dim", "prepared": "dim",
 }  # fmt: skip
-
-
-def to_json(value: Any) -> str:
-    """Return plain data as indented JSON."""
-    return json.dumps(value, indent=1, default=str)
 
 
 def duration(seconds: float | None) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlaas_condor import local, run, show
+from mlaas_condor import jsonfile, local, run, show
 from mlaas_condor import settings as settings_module
 from mlaas_condor.batch import dag, logs, pool, queue, status
-from mlaas_condor.errors import CannotWrite, PoolLost, PoolUnreachable, RunFailed, WrongState
-from mlaas_condor.prepare import Prepared, links, prepare
+from mlaas_condor.errors import CannotWrite, MlaasError, PoolLost, PoolUnreachable, RunFailed, WrongState
+from mlaas_condor.prepare import Prepared, prepare
 from mlaas_condor.request import Request
 from mlaas_condor.run import RunFolder
 from mlaas_condor.settings import Settings
@@ -51,7 +52,7 @@ class Run:
 
     def status(self) -> RunState:
         """Return the state of the run and of each stage."""
-        return states([self.folder], self.settings)[0]
+        return states([self.folder], self.settings, with_training=True)[0]
 
     def follow(self) -> Iterator[RunState]:
         """Yield the state again and again, until the run has ended.
@@ -61,23 +62,17 @@ class Run:
         PoolLost
             The pool has not answered for a minute; the run itself is not touched.
         """
-        last_answer = time.monotonic()
+        patience = _Patience(self.name)
         while True:
             state = self.status()
             yield state
             if state.state in ENDED or state.state == "prepared":
                 return
-            if not state.unreachable:
-                last_answer = time.monotonic()
-            elif time.monotonic() - last_answer > _PATIENCE:
-                raise PoolLost(
-                    f"{state.unreachable}. The run is not touched: once the pool is back "
-                    f"(`mlaas-condor pool up`), `mlaas-condor watch {self.name}` goes on"
-                )
+            patience.check(state)
             time.sleep(_POLL_SECONDS)
 
     def wait(self, progress: bool = False, timeout: float | None = None) -> RunState:
-        """Wait until the run has ended.
+        """Wait until the run has ended, or is held: a held run does not go on by itself.
 
         Parameters
         ----------
@@ -89,7 +84,7 @@ class Run:
         Raises
         ------
         RunFailed
-            It ended without a model; the message says why.
+            It ended without a model, or is held; the message says why, and what to do.
         TimeoutError
             It has not ended in time.
         """
@@ -97,6 +92,8 @@ class Run:
         with show.live(enabled=progress) as update:
             for state in self.follow():
                 update(state)
+                if state.state == "held" and not any(each.running or each.idle for each in state.stages):
+                    break
                 if timeout is not None and time.monotonic() - started > timeout and state.state not in ENDED:
                     raise TimeoutError(f"{self.name} has not ended in {timeout:g} s: it is {state.state}")
         if state.state != "completed":
@@ -106,25 +103,29 @@ class Run:
     def logs(self, stage: str | None = None, task: int | None = None, stderr: bool = False) -> str:
         """Return what a task has said so far, also while it runs; without a stage, the most telling one."""
         stage, task = self._pick(stage, task)
-        return logs.read(self.folder, stage, task, stderr, ask_pool=not _pool_problem(self.settings))
+        alive = self.folder.dagman_log.exists() and task not in self.folder.tasks_done(stage)
+        ask_pool = alive and not _pool_problem(self.settings)
+        return logs.read(self.folder, stage, task, stderr, ask_pool)
 
     def follow_logs(
         self, stage: str | None = None, task: int | None = None, stderr: bool = False
     ) -> Iterator[str]:
         """Yield what a task says as it says it, until it or the run ends; waits for it to start."""
         stage, task = self._pick(stage, task)
-        shown = ""
+        shown, patience = "", _Patience(self.name)
         while True:
             # Asked first: what a task says before it ends is then read after it has ended.
-            over = self.status().state in (*ENDED, "prepared") or task in self.folder.tasks_done(stage)
-            text = self.logs(stage, task, stderr)
-            if not text.startswith(shown):  # it was started again
+            state = self.status()
+            over = state.state in (*ENDED, "prepared") or task in self.folder.tasks_done(stage)
+            text = logs.read(self.folder, stage, task, stderr, ask_pool=not state.unreachable)
+            if text and not text.startswith(shown):  # it was started again
                 shown = ""
             if len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
             if over:
                 return
+            patience.check(state)
             time.sleep(_POLL_SECONDS)
 
     def _pick(self, stage: str | None, task: int | None) -> tuple[str, int]:
@@ -176,7 +177,8 @@ class Run:
         if state.state in ENDED or state.state == "prepared":
             raise WrongState(f"{self.name} is {state.state}: there is nothing to cancel")
         pool.use(self.settings)
-        queue.remove(self.name)
+        if not queue.remove(self.name):
+            raise WrongState(f"{self.name}: nothing of it is in the queue of this pool")
 
     def resume(self) -> str:
         """Go on after a failure, a hold or a cancel, redoing only what is missing; return what was done."""
@@ -204,10 +206,33 @@ class Run:
         run.delete(self.folder, self.settings.store)
 
 
+class _Patience:
+    """Bears with a pool that does not answer, for a minute."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._answered = time.monotonic()
+
+    def check(self, state: RunState) -> None:
+        """Raise `PoolLost` when the pool has been silent for too long."""
+        if not state.unreachable:
+            self._answered = time.monotonic()
+        elif time.monotonic() - self._answered > _PATIENCE:
+            raise PoolLost(
+                f"{state.unreachable}. The run is not touched: once the pool is back "
+                f"(`mlaas-condor pool up`), `mlaas-condor watch {self._name}` goes on"
+            )
+
+
 def _wait_until_gone(name: str) -> None:
-    """Wait until the schedd has forgotten the last DAGMan job, whose lock a new one would trip over."""
+    """Wait until nothing of a run is queued: a second DAGMan beside the first would spoil both."""
     deadline = time.monotonic() + _GRACE
-    while queue.query([name]) and time.monotonic() < deadline:
+    while left := queue.query([name]):
+        if time.monotonic() > deadline:
+            raise WrongState(
+                f"{name}: {len(left)} of its jobs are still in the queue, {left[0].state}; "
+                f"try again once `condor_q` does not show them any more, or `condor_rm -forcex` them"
+            )
         time.sleep(0.5)
 
 
@@ -220,12 +245,20 @@ def _pool_problem(settings: Settings) -> str:
     return ""
 
 
-def states(folders: Iterable[RunFolder], settings: Settings) -> list[RunState]:
-    """Return the states of runs, asking the schedd once for all of them."""
+def states(folders: Iterable[RunFolder], settings: Settings, with_training: bool = False) -> list[RunState]:
+    """Return the states of runs; the schedd is asked once, and only if one of them is not over.
+
+    Parameters
+    ----------
+    folders, settings
+        The runs; where the pool is.
+    with_training
+        Whether to ask where each training is, which takes a call a run.
+    """
     folders = list(folders)
     remote = [folder for folder in folders if not folder.local_log.exists()]
-    problem = _pool_problem(settings) if any(folder.dagman_log.exists() for folder in remote) else ""
-    told = {state.name: state for state in status.of_runs(remote, problem)}
+    found = status.of_runs(remote, lambda: _pool_problem(settings), with_training)
+    told = {state.name: state for state in found}
     told |= {folder.name: local.state(folder) for folder in folders if folder.local_log.exists()}
     return [told[folder.name] for folder in folders]
 
@@ -252,13 +285,12 @@ def plan(request: Request | str | Path | Mapping[str, Any], settings: Settings |
 
 def submit_files(prepared: Prepared, settings: Settings, name: str) -> dict[str, str]:
     """Return what HTCondor would get of a prepared request, by file name."""
-    request = prepared.request
     return dag.render(
         name,
-        request.job,
+        prepared.request.job,
         prepared.dataset,
         prepared.plan,
-        prepared.recipe.model,
+        [prepared.recipe.model, *(path.name for path in prepared.companions)],
         settings.python,
         settings.store,
     )
@@ -295,12 +327,17 @@ def _fill(folder: RunFolder, name: str, prepared: Prepared, settings: Settings) 
     for source, text in request.sources.items():
         (folder.files / source).write_text(text, "utf-8")
     shutil.copyfile(prepared.model.path, folder.files / prepared.recipe.model)
+    for path in prepared.companions:
+        copy = shutil.copytree if path.is_dir() else shutil.copyfile
+        copy(path, folder.files / path.name)
     understood = {"job": request.job.model_dump(exclude={"params"}), "params": request.params.model_dump()}
-    folder.request.write_text(show.to_json(understood) + "\n", "utf-8")
+    folder.request.write_text(jsonfile.dumps(understood) + "\n", "utf-8")
     prepared.dataset.write(folder.dataset)
     prepared.recipe.model_copy(update={"name": name}).write(folder.recipe)
     prepared.plan.write(folder.plan)
-    links(prepared, folder)
+    folder.inputs.mkdir()
+    for file in prepared.dataset.files:
+        (folder.inputs / file.staged).symlink_to(file.path)
     dag.write(folder, submit_files(prepared, settings, name), dag.task_lists(prepared.dataset, prepared.plan))
 
 
@@ -331,6 +368,9 @@ def submit_prepared(prepared: Prepared, settings: Settings) -> Run:
     try:
         queue.submit(folder)
     except BaseException:
+        # An interrupt can come right after the schedd took it: then it must not run without its files.
+        with contextlib.suppress(MlaasError):
+            queue.remove(folder.name)
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
     return Run(folder, settings)

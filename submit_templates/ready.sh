@@ -80,6 +80,14 @@ if [ "$store" != - ]; then
     complete "$stage" > "$work/here"
 fi
 
+# What is there without being complete is done again. It goes first: HTCondor would write over it in place,
+# and through a link into the store.
+if [ -d "$stage" ]; then
+    (cd "$stage" && find . -type f) | sed 's|^\./||' | awk -v here="$work/here" '
+        BEGIN { while ((getline line < here) > 0) { split(line, part, " "); keep[part[1] ".ok"]; keep[substr(line, length(part[1]) + 2)] } }
+        !($0 in keep)' | stage=$stage awk '{ printf "\"%s/%s\"\n", ENVIRON["stage"], $0 }' | xargs rm -f
+fi
+
 # merge knows how many chunks there are and what they need; until it has run the plan's list holds.
 tasks=tasks/$stage.tasks
 [ ! -f "merge/$stage.tasks" ] || tasks=merge/$stage.tasks

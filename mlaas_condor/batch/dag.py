@@ -15,15 +15,18 @@ from mlaas_condor.run import SHARED_STAGES, STAGES, RunFolder
 def store_folders(store: Path, dataset: Dataset, plan: planning.Plan) -> dict[str, Path]:
     """Return where each stage whose output is shared keeps it, by the content it is made from."""
     specs, chunks = dataset.specs_key, dataset.chunks_key
-    # merge also cuts the chunks into tasks, so it depends on that part of the plan as well.
-    cutting = f"{specs} {chunks} {plan.size.model_dump_json()} {plan.wishes.for_data.model_dump_json()}"
+    # merge also cuts the chunks into tasks, and names the files in MLaaS4HEP's specs.
+    paths = [file.path for file in dataset.files]
+    cutting = (
+        f"{specs} {chunks} {plan.size.model_dump_json()} {plan.wishes.for_data.model_dump_json()} {paths}"
+    )
     merge = hashlib.sha256(cutting.encode()).hexdigest()[:20]
     keys = {"specs": specs, "merge": merge, "preprocess": chunks}
     return {stage: store / stage / keys[stage] for stage in SHARED_STAGES}
 
 
 def render(
-    name: str, job: Job, dataset: Dataset, plan: planning.Plan, model: str, python: str, store: Path
+    name: str, job: Job, dataset: Dataset, plan: planning.Plan, models: list[str], python: str, store: Path
 ) -> dict[str, str]:
     """Return the text of every file that HTCondor gets, by file name.
 
@@ -31,15 +34,17 @@ def render(
     ----------
     name
         Name of the run.
-    job, dataset, plan, model
-        What is to be done; the name of the model file.
+    job, dataset, plan
+        What is to be done.
+    models
+        Names of the model file and of the user's modules that it imports.
     python
         The Python of the jobs.
     store
         Folder of specs and chunks, by content.
     """
     folders = store_folders(store, dataset, plan)
-    stores = {f"{stage}_store": _quote(folder) for stage, folder in folders.items()}
+    stores = {f"{stage}_store": _without_spaces(folder) for stage, folder in folders.items()}
     files = {
         "run.dag": templates.render("run.dag", name=name, **stores),
         "ready.sh": templates.text("ready.sh"),
@@ -49,7 +54,8 @@ def render(
             "name": name,
             "python": python,
             "site": "",
-            "model": model,
+            "model": models[0],
+            "models": ", ".join(f"files/{each}" for each in models),
             "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files),
             "cpus": plan.stage(stage).cpus,
             # What the user asks for is not changed by what merge measures.
@@ -61,7 +67,7 @@ def render(
     return files
 
 
-def _quote(path: Path) -> str:
+def _without_spaces(path: Path) -> str:
     """DAGMan splits a SCRIPT line at spaces and knows no quotes; a path with a space cannot be passed."""
     text = str(path)
     if any(c.isspace() for c in text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def _events(path: Path) -> Iterator[Any]:
         return
     import htcondor2
 
-    with htcondor2.JobEventLog(str(path)) as log:
+    # A damaged log is told as far as it can be read; the output says the rest.
+    with contextlib.suppress(htcondor2.HTCondorException), htcondor2.JobEventLog(str(path)) as log:
         yield from log.events(stop_after=0)
 
 

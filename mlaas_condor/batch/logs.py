@@ -16,8 +16,9 @@ def read(folder: RunFolder, stage: str, task: int, stderr: bool = False, ask_poo
     Without asking the pool, that is what was brought back.
     """
     job = _running(folder, stage, task) if ask_pool else None
-    if job:
-        return tail(job, stderr)
+    said = tail(job, stderr) if job else None
+    if said is not None:
+        return said
     path = folder.stderr(stage, task) if stderr else folder.stdout(stage, task)
     return _read_file(path)
 
@@ -33,8 +34,8 @@ def _running(folder: RunFolder, stage: str, task: int) -> queue.QueuedJob | None
     return found[0] if found else None
 
 
-def tail(job: queue.QueuedJob, stderr: bool = False) -> str:
-    """Return what a running job has said so far, as the machine where it runs knows it."""
+def tail(job: queue.QueuedJob, stderr: bool = False) -> str | None:
+    """Return what a running job has said so far; None where its machine does not tell (any more)."""
     # The bindings have no call for it.
     command = ["condor_tail", "-maxbytes", str(2**24), f"{job.cluster}.{job.proc}"]
     if stderr:
@@ -42,8 +43,8 @@ def tail(job: queue.QueuedJob, stderr: bool = False) -> str:
     try:
         reply = subprocess.run(command, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return reply.stdout.decode("utf-8", "replace")
+        return None
+    return None if reply.returncode else reply.stdout.decode("utf-8", "replace")
 
 
 def _read_file(path: Path) -> str:

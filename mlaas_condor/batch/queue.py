@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mlaas_condor.errors import PoolLost, PoolUnreachable, WrongState
+from mlaas_condor.errors import PoolLost, PoolUnreachable, SubmitRefused
 from mlaas_condor.run import RunFolder
 
 STATES = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "running", 7: "suspended"}
@@ -28,10 +29,6 @@ class QueuedJob:
         Its number; idle, running, held, ….
     run, stage, task
         What it works on; the stage of the DAGMan job itself is ``dagman``.
-    since
-        Seconds since 1970 at which it entered its state.
-    hold_reason, hold_code, hold_subcode
-        Why it is held.
     cpus, memory, disk, gpus
         What it asks for: cores, MiB, KiB, GPUs.
     require_gpus
@@ -44,10 +41,6 @@ class QueuedJob:
     run: str
     stage: str
     task: int
-    since: int
-    hold_reason: str = ""
-    hold_code: int = 0
-    hold_subcode: int = 0
     cpus: int = 1
     memory: int = 0
     disk: int = 0
@@ -57,27 +50,50 @@ class QueuedJob:
 
 @contextmanager
 def _pool_errors(kind: type[PoolUnreachable] = PoolUnreachable) -> Iterator[None]:
-    """Turn what the bindings raise when no schedd answers into our error."""
+    """Turn what the bindings raise when a daemon does not answer into our error."""
     import htcondor2
 
     try:
         yield
     except (htcondor2.HTCondorException, OSError, RuntimeError) as error:
-        text = str(error).strip().splitlines()
         raise kind(
-            f"HTCondor's schedd does not answer: {text[-1] if text else type(error).__name__}; "
-            "`mlaas-condor pool status` says more"
+            f"HTCondor does not answer: {_last_line(error)}; `mlaas-condor pool status` says more"
         ) from error
+
+
+def _last_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[-1] if text else type(error).__name__
+
+
+def here() -> str:
+    """Name the pool that this process is turned to: what `submit` writes down and `status` compares.
+
+    One's own pool is named by its configuration alone, because the name of a laptop changes.
+    """
+    import htcondor2
+
+    config = os.environ.get("CONDOR_CONFIG", "/etc/condor/condor_config")
+    own = "MLAAS_CONDOR_PERSONAL_POOL" in htcondor2.param
+    return config if own else f"{htcondor2.param.get('FULL_HOSTNAME', 'this machine')} {config}"
 
 
 def submit(folder: RunFolder) -> int:
     """Submit the DAG of a run directory and return DAGMan's cluster number.
 
     A DAG that ran before starts over; stages whose output is there are skipped by their PRE scripts.
+
+    Raises
+    ------
+    SubmitRefused
+        The schedd answers, but does not take it.
     """
     import htcondor2
 
     with _pool_errors():
+        schedd = htcondor2.Schedd()
+    folder.submitted_to.write_text(here() + "\n", "utf-8")
+    try:
         # "Force" because the output is what counts, not what an earlier rescue file says of it. The path
         # is absolute, because the working directory belongs to all threads of a process.
         options = {"Force": True, "BatchName": folder.name}
@@ -85,7 +101,9 @@ def submit(folder: RunFolder) -> int:
         description["initialdir"] = str(folder.path)
         description["My.MLaaSRun"] = f'"{folder.name}"'
         description["My.MLaaSStage"] = '"dagman"'
-        return int(htcondor2.Schedd().submit(description).cluster())
+        return int(schedd.submit(description).cluster())
+    except (htcondor2.HTCondorException, RuntimeError) as error:
+        raise SubmitRefused(f"HTCondor did not take {folder.name}: {_last_line(error)}") from error
 
 
 def query(runs: list[str] | None = None) -> list[QueuedJob]:
@@ -118,10 +136,6 @@ def _queued_job(ad: Any) -> QueuedJob:
         run=str(ad.get("MLaaSRun")),
         stage=str(ad.get("MLaaSStage")),
         task=number("MLaaSTask"),
-        since=number("EnteredCurrentStatus"),
-        hold_reason=str(ad.get("HoldReason", "")),
-        hold_code=number("HoldReasonCode"),
-        hold_subcode=number("HoldReasonSubCode"),
         cpus=number("RequestCpus", 1),
         memory=number("RequestMemory"),
         disk=number("RequestDisk"),
@@ -131,16 +145,9 @@ def _queued_job(ad: Any) -> QueuedJob:
     )
 
 
-def remove(run: str) -> None:
-    """Remove a run's DAGMan job, which removes the others.
-
-    Raises
-    ------
-    WrongState
-        None is queued.
-    """
-    if not _act("Remove", f'MLaaSRun == "{run}" && MLaaSStage == "dagman"'):
-        raise WrongState(f"{run}: nothing of it is queued")
+def remove(run: str) -> int:
+    """Remove DAGMan and all jobs of a run, also those that a dead DAGMan left; return how many."""
+    return _act("Remove", f'MLaaSRun == "{run}"')
 
 
 def release(run: str) -> int:

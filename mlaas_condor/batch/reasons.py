@@ -9,7 +9,16 @@ from mlaas_condor.errors import StageError
 
 # HTCondor's manual, job ClassAd attribute HoldReasonCode: those that a run of ours can meet.
 _RESUME = "mlaas-condor resume {run}"
-_MORE_MEMORY = "raise 'memory' in job.json and submit again"
+_MORE_MEMORY = "{memory}, and submit again"
+_MORE_DISK = "make room, or {disk}; then mlaas-condor resume {run}"
+# What the user says of memory and disk is for the training; the plan decides for the other stages.
+_ASK = {
+    True: {"memory": "raise 'memory' in job.json", "disk": "raise 'disk' in job.json"},
+    False: {
+        "memory": "lower chunk_size in params.json, or raise MLAAS_CONDOR_MEMORY_MB",
+        "disk": "ask the pool",
+    },
+}
 _HOLDS = {
     1: ("you held it", _RESUME),
     3: ("a policy of the pool put it on hold", f"ask the pool's administrators, then {_RESUME}"),
@@ -38,8 +47,8 @@ _ADVICE = {
     errors.ModelFault: "correct the model file and submit again; specs and chunks are reused",
     errors.FrameworkMissing: "install it where the jobs run, then mlaas-condor resume {run}",
     errors.DataFault: "look at labels and cuts, and submit again",
-    errors.StorageFull: "make room, or raise 'disk' in job.json, then mlaas-condor resume {run}",
-    errors.OutOfMemory: "raise 'memory' in job.json and submit again",
+    errors.StorageFull: _MORE_DISK,
+    errors.OutOfMemory: _MORE_MEMORY,
 }
 
 
@@ -47,7 +56,9 @@ def of_hold(code: int, text: str, run: str, stage: str, task: int) -> tuple[str,
     """Return (what happened, what to do) for a held job, from HTCondor's code and its own words."""
     words, advice = _HOLDS.get(code, ("HTCondor holds it", _RESUME))
     detail = " ".join(text.split())
-    return f"{words} ({detail})" if detail else words, advice.format(run=run, stage=stage, task=task)
+    return f"{words} ({detail})" if detail else words, advice.format(
+        run=run, stage=stage, task=task, **_ASK[stage == "train"]
+    )
 
 
 def of_exit(
@@ -70,7 +81,11 @@ def of_exit(
     kind = _EXITS.get(code or 0)
     meaning = (kind.__doc__ or "").splitlines()[0] if kind else f"ended with exit code {code}"
     words = _last_words(stderr, stage) or meaning
-    advice = _ADVICE[kind].format(run=run) if kind else f"{see}, then mlaas-condor resume {run}"
+    advice = (
+        _ADVICE[kind].format(run=run, **_ASK[stage == "train"])
+        if kind
+        else f"{see}, then mlaas-condor resume {run}"
+    )
     return words, advice
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from mlaas_condor.batch import events, logs, queue, reasons
+from mlaas_condor.batch import events, logs, queue, reasons, waiting
 from mlaas_condor.errors import PoolUnreachable
 from mlaas_condor.run import RunFolder
 from mlaas_condor.state import (
@@ -25,19 +25,24 @@ _FAILED_NODE = re.compile(r"Node Name: (?P<stage>\w+).*?\n\S+ \S+ +Error: (?P<er
 _SUBMIT_ERROR = re.compile(r"submit error: (?P<text>.*?)(?=\n\d\d/\d\d/)", re.DOTALL)
 
 
-def of_runs(folders: Iterable[RunFolder], pool_problem: str = "") -> list[RunState]:
+def of_runs(
+    folders: Iterable[RunFolder], turn_to_pool: Callable[[], str] = lambda: "", with_training: bool = True
+) -> list[RunState]:
     """Return the states of several runs, asking the schedd once for all that are not over.
 
     Parameters
     ----------
     folders
         The runs.
-    pool_problem
-        Why the pool cannot be asked; empty where it can.
+    turn_to_pool
+        Called if a run is alive; returns why the pool cannot be asked, or an empty string.
+    with_training
+        Whether to ask, run by run, where a training is.
     """
     told = {folder: _from_files(folder) for folder in folders}
     alive = [state.name for state in told.values() if state.state in _ALIVE]
     queued: list[queue.QueuedJob] = []
+    pool_problem = turn_to_pool() if alive else ""
     if alive and not pool_problem:
         try:
             queued = queue.query(alive)
@@ -47,7 +52,7 @@ def of_runs(folders: Iterable[RunFolder], pool_problem: str = "") -> list[RunSta
     return [
         state if state.name not in jobs
         else replace(state, unreachable=pool_problem) if pool_problem
-        else _with_queue(state, jobs[state.name]) if jobs[state.name]
+        else _with_queue(state, jobs[state.name], with_training) if jobs[state.name]
         else _without_jobs(folder)
         for folder, state in told.items()
     ]  # fmt: skip
@@ -58,11 +63,21 @@ def _without_jobs(folder: RunFolder) -> RunState:
     state = _from_files(folder)  # again: it may have ended between the look at its log and the query
     if state.state not in _ALIVE:
         return state
+    there, here = _submitted_to(folder), queue.here()
+    if there != here:
+        return replace(state, unreachable=f"it was submitted to {there}, and this is {here}")
     reason = "the pool has no job of this run any more: its queue was lost, or emptied by force"
     lost = Failure(
         state.current.stage if state.current else "", 0, reason, f"mlaas-condor resume {state.name}"
     )
     return replace(state, state="failed", failures=(lost,), stages=tuple(map(_idle_no_more, state.stages)))
+
+
+def _submitted_to(folder: RunFolder) -> str:
+    try:
+        return folder.submitted_to.read_text("utf-8").strip()
+    except OSError:
+        return "another pool"
 
 
 def _idle_no_more(stage: StageState) -> StageState:
@@ -74,8 +89,10 @@ def _from_files(folder: RunFolder) -> RunState:
     dagman = events.read(folder.dagman_log)
     stages = stages_by_output(folder)
     jobs = events.read(folder.events_log)
+    since = dagman[-1].submitted if dagman else 0.0
     for stage, so_far in stages.items():
-        stages[stage] = _with_jobs(so_far, [job for job in jobs if job.stage == stage], over=_is_over(dagman))
+        mine = [job for job in jobs if job.stage == stage]
+        stages[stage] = _with_jobs(so_far, mine, since, over=_is_over(dagman))
     bundle = bundle_path(folder)
     state = _run_state(dagman, stages.values(), bundle)
     return RunState(
@@ -85,7 +102,7 @@ def _from_files(folder: RunFolder) -> RunState:
         stages=tuple(_mark_reused(stages)),
         submitted=dagman[-1].submitted if dagman else None,
         ended=dagman[-1].changed if _is_over(dagman) else None,
-        failures=_all_failures(folder, jobs, stages, state),
+        failures=_all_failures(folder, [job for job in jobs if job.submitted >= since], stages, state),
         bundle=bundle,
     )
 
@@ -110,24 +127,25 @@ def _run_state(dagman: list[events.Job], stages: Iterable[StageState], bundle: s
     return "running"
 
 
-def _with_jobs(stage: StageState, jobs: list[events.Job], over: bool) -> StageState:
-    """Add what the last submission of a stage's jobs does; earlier ones are history."""
+def _with_jobs(stage: StageState, jobs: list[events.Job], since: float, over: bool) -> StageState:
+    """Add what a stage's jobs do.
+
+    Times are those of its last submission; counts only those of the DAG's last one, begun at ``since``:
+    what failed before a resume is history.
+    """
     if not jobs:
         return stage
-    cluster = jobs[-1].cluster
-    last = [job for job in jobs if job.cluster == cluster]
-    count = Counter(job.state for job in last)
-    failed = sum(_failed(job) for job in last)
-    running = [job for job in last if job.state == "running"]
-    starts = [job.started for job in jobs if job.started is not None]
+    last = [job for job in jobs if job.cluster == jobs[-1].cluster]
+    now = [job for job in last if job.submitted >= since]
+    count = Counter(job.state for job in now)
     whole = stage.done == stage.tasks
     return replace(
         stage,
-        running=0 if over else len(running),
+        running=0 if over else count["running"],
         idle=0 if over else count["idle"],
         held=0 if over else count["held"],
-        failed=0 if whole else failed,
-        started=min(starts, default=None),
+        failed=0 if whole else sum(map(_failed, now)),
+        started=min((job.started for job in last if job.started is not None), default=None),
         ended=max(job.changed for job in last) if whole or over else None,
     )
 
@@ -156,9 +174,9 @@ def _dagman_failures(folder: RunFolder) -> Iterable[Failure]:
     if not folder.dagman_out.exists():
         return
     text = folder.dagman_out.read_text("utf-8", "replace")
-    node = _FAILED_NODE.search(text)
-    if node:
-        cause = _SUBMIT_ERROR.search(text)
+    # The last of each: DAGMan appends what it says after a resume.
+    for node in list(_FAILED_NODE.finditer(text))[-1:]:
+        cause = next(iter(list(_SUBMIT_ERROR.finditer(text))[-1:]), None)
         reason = f"{node['error'].strip()}{': ' + ' '.join(cause['text'].split()) if cause else ''}"
         yield Failure(
             node["stage"], 0, reason, f"see {folder.dagman_out}, then mlaas-condor resume {folder.name}"
@@ -181,37 +199,13 @@ def _failures(folder: RunFolder, jobs: list[events.Job], stages: dict[str, Stage
             yield Failure(job.stage, job.task, reason, advice)
 
 
-def _with_queue(state: RunState, jobs: list[queue.QueuedJob]) -> RunState:
+def _with_queue(state: RunState, jobs: list[queue.QueuedJob], with_training: bool) -> RunState:
     """Add what only HTCondor knows: where the training is, and what idle jobs wait for."""
     trains = [job for job in jobs if job.stage == "train" and job.state == "running"]
-    training = Training.last_of(logs.tail(trains[0])) if trains else None
+    training = Training.last_of(logs.tail(trains[0]) or "") if trains and with_training else None
     idle = [job for job in jobs if job.state == "idle" and job.stage != "dagman"]
-    waiting = tuple(_what_idle_jobs_wait_for(idle)) if idle else ()
-    return replace(state, training=training, waiting=waiting)
-
-
-def _what_idle_jobs_wait_for(idle: list[queue.QueuedJob]) -> Iterable[str]:
-    pool = queue.machines()
-    for stage in dict.fromkeys(job.stage for job in idle):
-        jobs = [job for job in idle if job.stage == stage]
-        job = jobs[0]
-        asked = f"{job.cpus} CPU, {job.memory} MiB" + (f", {job.gpus} GPU" if job.gpus else "")
-        if not pool:
-            yield f"{stage}: {len(jobs)} idle, the pool has no machine at the moment"
-        elif too_much := _beyond(job, pool):
-            yield f"{stage}: {len(jobs)} idle, no machine has {too_much}; asked is {asked}"
-        else:
-            yield f"{stage}: {len(jobs)} idle, waiting for a free slot with {asked}"
-
-
-def _beyond(job: queue.QueuedJob, pool: list[queue.Machine]) -> str:
-    """Return what no machine of the pool could ever give the job, or an empty string."""
-    wanted = {"cpus": job.cpus, "memory": job.memory, "disk": job.disk, "gpus": job.gpus}
-    units = {"cpus": "CPUs", "memory": "MiB of memory", "disk": "KiB of disk", "gpus": "GPUs"}
-    for name, amount in wanted.items():
-        most = max(getattr(machine, name) for machine in pool)
-        if amount > most:
-            return f"{amount} {units[name]} (the largest has {most})"
-    if job.require_gpus and (most := queue.most_gpus(job.require_gpus)) < job.gpus:
-        return f"{job.gpus} GPUs with {job.require_gpus} (the best has {most})"
-    return ""
+    try:
+        waits = tuple(waiting.reasons_of(idle, queue.machines())) if idle else ()
+    except PoolUnreachable as error:  # the schedd answers, the collector does not
+        waits = (f"which machines there are cannot be asked: {error}",)
+    return replace(state, training=training, waiting=waits)

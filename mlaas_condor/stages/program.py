@@ -47,11 +47,9 @@ def _as_stage_error(error: Exception) -> StageError:
     if isinstance(error, StageError):
         return error
     if isinstance(error, MemoryError):
-        return OutOfMemory("the job needs more memory than it was given: raise 'memory' in job.json")
+        return OutOfMemory("the job needs more memory than it was given")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(
-            f"no space left where the job writes ({error}): make room, or raise 'disk' in job.json"
-        )
+        return StorageFull(f"no space left where the job writes ({error})")
     raise error
 
 

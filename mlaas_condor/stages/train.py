@@ -7,7 +7,6 @@ and writes, into ``output/train/``, ``model/``, ``history.jsonl``, ``metrics.jso
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -20,6 +19,7 @@ from mlaas_condor.batch import chirp
 from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import InputUnreadable
+from mlaas_condor.jsonfile import dumps
 from mlaas_condor.stages.program import everything, log, main, mark
 from mlaas_condor.state import Training
 from mlaas_condor.training import models
@@ -56,14 +56,14 @@ def work(arguments: list[str], output: Path) -> None:
     with (output / "history.jsonl").open("w", encoding="utf-8") as history:
         told = _Teller(passes=recipe.epochs * (1 if recipe.standard else len(paths)))
         for epoch in loop.train(model, samples, recipe):
-            history.write(json.dumps(epoch.to_dict()) + "\n")
+            history.write(dumps(epoch.to_dict(), indent=None) + "\n")
             history.flush()
             told.tell(epoch)
             if recipe.verbose > 1:
                 log.info("  %s", "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items()))
     scores = loop.score(model, samples)
     result = {split: metrics.classification(*scores.of(split), recipe.threshold) for split in loop.SPLITS}
-    (output / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    (output / "metrics.json").write_text(dumps(result) + "\n")
     np.savez_compressed(output / "scores.npz", **vars(scores))
     main_file = model.save(output / "model")
     log.info(

@@ -118,6 +118,35 @@ def _find_function(path: Path, tree: ast.Module) -> ast.FunctionDef:
     raise ModelFault(f"{path.name}: no function `model` (functions in the file: {there})")
 
 
+def companions(path: Path) -> list[Path]:
+    """Return the user's own modules and packages beside a model file that it imports, directly or not."""
+    found: dict[Path, None] = {}
+    todo = [path]
+    while todo:
+        try:
+            tree = ast.parse(todo.pop().read_bytes())
+        except (SyntaxError, OSError, ValueError):
+            continue  # the job will say it, with its line
+        for root in _imported(tree):
+            module, package = path.with_name(f"{root}.py"), path.with_name(root)
+            beside = module if module.is_file() else package if (package / "__init__.py").is_file() else None
+            if beside and beside != path and beside not in found:
+                found[beside] = None
+                todo += [beside] if beside is module else sorted(package.rglob("*.py"))
+    return sorted(found)
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Return the first part of every module name that a file imports."""
+    roots: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            roots.update(name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            roots.add(node.module.partition(".")[0])
+    return roots
+
+
 def _takes_idim(path: Path, function: ast.FunctionDef) -> bool:
     """Tell ``model(idim)`` from ``model()``; arguments with a default do not count, unless named idim."""
     arguments = function.args
@@ -138,12 +167,7 @@ def _takes_idim(path: Path, function: ast.FunctionDef) -> bool:
 
 
 def _find_framework(path: Path, tree: ast.Module) -> Framework:
-    roots: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            roots.update(name.name.partition(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            roots.add(node.module.partition(".")[0])
+    roots = _imported(tree)
     for framework, modules in _IMPORTS:
         if roots.intersection(modules):
             return framework

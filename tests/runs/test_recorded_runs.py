@@ -70,6 +70,32 @@ def test_a_run_that_ended_without_its_bundle_has_failed_whatever_dagman_says(com
     assert state_of(completed).state == "failed"
 
 
+def test_a_bundle_cut_short_is_no_bundle(completed):
+    completed.bundle.write_bytes(completed.bundle.read_bytes()[:-1])
+    state = state_of(completed)
+    assert (state.state, state.bundle) == ("failed", None)
+    assert words(state)["report"] != "done"
+
+
+def test_a_damaged_log_is_told_as_far_as_it_can_be_read(completed):
+    completed.events_log.write_bytes(b"no event at all\n" * 40)
+    assert [stage.done for stage in state_of(completed).stages] == [2, 1, 2, 1, 1]
+    assert events.read(completed.events_log) == []
+
+
+def test_what_failed_before_a_resume_is_history(tmp_path):
+    shutil.copytree(RECORDED / "failed_1", tmp_path / "failed_1")
+    run = RunFolder(tmp_path / "failed_1")
+    log = run.dagman_log.read_text()
+    again = log[log.index("000 (") : log.index("...", log.index("000 ("))] + "...\n"
+    later = again.replace("000 (", "000 (9", 1).replace("2026-11-20 12", "2026-11-20 23", 1)
+    run.dagman_log.write_text(log + later)
+    state = status.of_runs([run], lambda: "not asked")[0]
+    assert state.state in ("idle", "running")
+    assert state.failures == ()
+    assert words(state)["train"] == "waiting"
+
+
 def test_a_log_cut_in_the_middle_of_an_event_is_read_as_far_as_it_goes(completed):
     whole = completed.events_log.read_bytes()
     seen = []
@@ -94,7 +120,7 @@ def test_a_pool_that_cannot_be_asked_is_said_and_changes_nothing_else(completed)
     text = completed.dagman_log.read_text()
     end = text.index("005 (")
     completed.dagman_log.write_text(text[:end])
-    state = status.of_runs([completed], pool_problem="it is down")[0]
+    state = status.of_runs([completed], lambda: "it is down")[0]
     assert state.state == "running"
     assert state.unreachable == "it is down"
 

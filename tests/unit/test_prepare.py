@@ -6,13 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mlaas_condor import settings
+from mlaas_condor import settings, workflow
 from mlaas_condor.data.dataset import EntryRange
 from mlaas_condor.errors import RequestError
 from mlaas_condor.planning import MOST_ENTRIES
-from mlaas_condor.prepare import _with_tasks, links, prepare
+from mlaas_condor.prepare import _with_tasks, prepare
 from mlaas_condor.request import Request
-from mlaas_condor.run import RunFolder
 
 
 @pytest.fixture
@@ -189,9 +188,7 @@ def test_odd_file_names_are_read_and_staged_plainly(ready, request_folder, mktre
     found = ready()
     staged = found.dataset.files[0].staged
     assert staged.isascii() and not set(staged) & set(" ,'\"$()[]*;&") and len(staged) <= 110
-    folder = RunFolder(tmp_path / "run")
-    folder.path.mkdir()
-    links(found, folder)
+    folder = workflow.create(found, settings.load(home=str(tmp_path / "home")))
     assert (folder.inputs / staged).resolve() == request_folder / "data" / name
 
 
@@ -397,3 +394,25 @@ def test_long_ranges_are_cut_into_pieces_that_fit_the_memory(ready):
     (task,) = _with_tasks(dataset.model_copy(update={"files": [file]}), 1).tasks
     bounds = [0, MOST_ENTRIES, 2 * MOST_ENTRIES, 2 * MOST_ENTRIES + 5]
     assert task == [EntryRange(file=0, start=low, stop=high) for low, high in pairwise(bounds)]
+
+
+def test_modules_of_the_users_travel_with_the_model(ready, request_folder, tmp_path):
+    (request_folder / "layers.py").write_text("import blocks\n")
+    (request_folder / "blocks").mkdir()
+    (request_folder / "blocks" / "__init__.py").write_text("import helpers, numpy\n")
+    (request_folder / "helpers.py").write_text("")
+    (request_folder / "unused.py").write_text("")
+    model = request_folder / "model.py"
+    model.write_text("import layers\n" + model.read_text())
+    found = ready()
+    assert [path.name for path in found.companions] == ["blocks", "helpers.py", "layers.py"]
+    folder = workflow.create(found, settings.load(home=str(tmp_path / "home")))
+    assert (folder.files / "blocks" / "__init__.py").is_file()
+    sub = folder.submit_file("train").read_text()
+    assert "files/model.py, files/blocks, files/helpers.py, files/layers.py, preprocess" in sub
+
+
+def test_a_path_for_the_redirector_is_refused_in_words(the_problem, change, request_folder):
+    change("params", redirector="root://stormgf1.pi.infn.it")
+    (request_folder / "files.txt").write_text("data/signal.root\n/store/user/background.root\n")
+    assert "files of the redirector root://stormgf1.pi.infn.it are not supported" in the_problem()

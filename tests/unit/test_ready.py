@@ -245,3 +245,19 @@ def test_script_is_plain_posix():
 def test_dash_finds_no_mistake():
     path = Path(str(templates.resources.files("mlaas_condor.submit_templates") / "ready.sh"))
     assert subprocess.run(["dash", "-n", path], check=False).returncode == 0
+
+
+def test_what_is_not_whole_goes_first_so_that_nothing_is_written_through_a_link(folder, ready, tmp_path):
+    tasks(folder, "preprocess", "0 0 2 512 100")
+    store = tmp_path / "store/one"
+    unit(store, 0)
+    unit(store, 1)
+    stage = folder / "preprocess"
+    stage.mkdir()
+    # As if the linking of unit 1 had been interrupted before its mark.
+    (stage / "chunk-00001.zip").hardlink_to(store / "chunk-00001.zip")
+    (stage / "a file.tmp").write_text("left over")
+    (store / "00001.ok").write_text("99 chunk-00001.zip\n")
+    assert ready("preprocess", store)[0] == WORK
+    assert names(stage) == ["00000.ok", "chunk-00000.zip"]
+    assert names(store) == ["00000.ok", "00001.ok", "chunk-00000.zip", "chunk-00001.zip"]

@@ -46,7 +46,8 @@ def test_stage_errors_have_codes_of_their_own_range():
 def test_every_stage_error_has_advice_and_its_own_words(kind, stderr):
     what, advice = explain(kind.exit_code, None, stderr("noise\ntrain: it went wrong\nmore noise\n"))
     assert what == "it went wrong"
-    assert advice == reasons._ADVICE[kind].format(run="luca_1") and "{" not in advice
+    assert advice == reasons._ADVICE[kind].format(run="luca_1", **reasons._ASK[True])
+    assert "{" not in advice
 
 
 @pytest.mark.parametrize("kind", STAGE_ERRORS, ids=lambda kind: kind.__name__)
@@ -91,3 +92,12 @@ def test_tree_at_the_top_of_the_module_tells_the_truth():
             if len(words) > 2 and words[2].isdecimal():
                 assert int(words[2]) == kind.http_status
     assert all(each.__name__ in (errors.__doc__ or "") for each in ALL)
+
+
+@pytest.mark.parametrize("kind", [errors.OutOfMemory, errors.StorageFull])
+def test_advice_names_what_helps_that_stage(kind, tmp_path):
+    def advice(stage):
+        return reasons.of_exit(kind.exit_code, None, tmp_path / "none", "luca_1", stage, 0)[1]
+
+    assert "in job.json" in advice("train")
+    assert "in job.json" not in advice("preprocess") and "chunk_size" in advice("preprocess")

@@ -135,13 +135,27 @@ def test_tasks_are_done_when_all_their_units_are(tmp_path):
     folder.tasks("preprocess").write_text("0 0 1 512 100\n1 2 2 512 100 inputs/a,inputs/b\n")
     assert folder.task_units("preprocess") == {0: range(2), 1: range(2, 3)}
     folder.output("preprocess").mkdir()
-    for name in ("00000.ok", "00002.ok", "notes.ok", "chunk-00001.zip"):
-        (folder.output("preprocess") / name).touch()
+    for name, text in {
+        "00000.ok": "3 chunk-00000.zip\n", "chunk-00000.zip": "abc",
+        "00002.ok": "2 chunk-00002.zip\n", "chunk-00002.zip": "ab",
+        "00001.ok": "4 chunk-00001.zip\n", "chunk-00001.zip": "cut",
+        "00003.ok": "1 gone.zip\n", "00004.ok": "", "00005.ok": "garbage\n", "notes.ok": "",
+    }.items():  # fmt: skip
+        (folder.output("preprocess") / name).write_text(text)
     assert folder.units_done("preprocess") == {0, 2}
     assert folder.tasks_done("preprocess") == {1}
+
+
+def test_merges_lists_hold_once_all_of_merges_output_is_there(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    folder.tasks("preprocess").write_text("0 0 1 512 100\n")
     folder.output("merge").mkdir()
+    (folder.output("merge") / "preprocess.tasks").write_text("0 0 0 512 100\n1")  # still arriving
+    assert folder.task_units("preprocess") == {0: range(2)}
     (folder.output("merge") / "preprocess.tasks").write_text("0 0 0 512 100\n")
-    assert folder.task_units("preprocess") == {0: range(1)}  # what merge found holds
+    (folder.output("merge") / "00000.ok").write_text("14 preprocess.tasks\n")
+    assert folder.task_units("preprocess") == {0: range(1)}
 
 
 def fill_store(store, folder, *keys):
