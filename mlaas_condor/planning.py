@@ -18,6 +18,7 @@ TRANSFER_RATE = 50e6  # bytes a second, into a job
 START_SECONDS = 5.0  # from a matched slot to the first line of ours
 MOST_ENTRIES = 50_000  # of one entry range: bounds the memory of a specs task
 BYTES_A_VALUE = 4
+TREE_MIB = 0.013  # of an open tree, a branch
 STAGE_MEMORY = 300  # MiB of Python with uproot
 TRAIN_MEMORY = 1500  # MiB of Python with TensorFlow
 MIB = 2**20
@@ -188,10 +189,11 @@ def _seconds(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, floa
 def _memory(size: Size, wishes: Wishes) -> dict[str, float]:
     """Return MiB: the program, the data it holds at once and the copies it makes of it."""
     range_mib = min(MOST_ENTRIES, size.events) * size.columns * BYTES_A_VALUE / MIB
+    trees_mib = min(size.files, chunks.OPEN_TREES) * (size.flat + size.jagged) * TREE_MIB
     needed = {
         "specs": STAGE_MEMORY + 3 * range_mib,
         "merge": STAGE_MEMORY,
-        "preprocess": STAGE_MEMORY + 4 * size.chunk_mib,
+        "preprocess": STAGE_MEMORY + 4 * size.chunk_mib + trees_mib,
         "train": TRAIN_MEMORY + 6 * size.chunk_mib,
         "report": STAGE_MEMORY + 200,
     }

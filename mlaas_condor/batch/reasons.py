@@ -16,7 +16,7 @@ _ASK = {
     True: {"memory": "raise 'memory' in job.json", "disk": "raise 'disk' in job.json"},
     False: {
         "memory": "lower chunk_size in params.json, or raise MLAAS_CONDOR_MEMORY_MB",
-        "disk": "ask the pool",
+        "disk": "lower chunk_size in params.json",
     },
 }
 _HOLDS = {

@@ -31,7 +31,7 @@ from mlaas_condor.errors import InputChanged
 FILE_NAME = "chunk-{:05d}.zip"
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal chunks are equal files
 _PHASES = 2**16
-_OPEN = 64  # files kept open from chunk to chunk; an open tree of 1500 branches takes 20 MB
+OPEN_TREES = 64  # files kept open from chunk to chunk; an open tree of 1500 branches takes 20 MB
 _FRAME_BYTES = 2**30  # of what is compressed together; Blosc2 takes less than 2 GiB
 
 
@@ -167,7 +167,7 @@ def _reader(dataset: Dataset, position: int, readers: dict[int, Reader]) -> Read
     file = dataset.files[position]
     reader = Reader(file.locate(), dataset.tree, file.uuid)
     # Chunks go through the files in turn: those that were first are needed again first.
-    if len(readers) < _OPEN:
+    if len(readers) < OPEN_TREES:
         readers[position] = reader
     return reader
 

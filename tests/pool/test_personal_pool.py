@@ -377,7 +377,7 @@ def test_command_line(own):
         return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
 
     assert "not running" in run("status")
-    assert "4 CPUs" not in run("up", "--cpus", "5")
+    assert "5, 0 busy" in run("up", "--cpus", "5")
     info = json.loads(run("status", "--json"))
     assert (info["running"], info["cpus"], info["kind"]) == (True, 5, "personal")
     assert "5, 0 busy" in run("status")

@@ -30,6 +30,8 @@ def test_a_failed_training_is_explained_and_resumed_without_redoing_the_rest(
     settings, request_folder, tmp_path
 ):
     flag = tmp_path / "repaired"
+    # Other events than those of the other tests, so that nothing comes from the store.
+    edit(request_folder, "params.json", nevts=16000)
     prepend_to_model(request_folder, f"import os\nassert os.path.exists({str(flag)!r}), 'not repaired yet'")
     run = submit(request_folder, settings)
     with pytest.raises(RunFailed, match="not repaired yet"):
@@ -83,6 +85,35 @@ def test_an_evicted_job_finishes_all_the_same(settings, request_folder):
     number = f"({job.cluster:03d}.000.000)"
     assert f"004 {number}" in log, "evicted"
     assert log.count(f"001 {number}") == 2, "started twice"
+
+
+def test_a_job_that_a_signal_kills_is_tried_again(settings, request_folder, tmp_path):
+    flag = tmp_path / "once"
+    prepend_to_model(
+        request_folder,
+        f"import os\nif not os.path.exists({str(flag)!r}):\n"
+        f"    open({str(flag)!r}, 'w').close()\n    os.kill(os.getpid(), 9)",
+    )
+    run = submit(request_folder, settings)
+    assert run.wait(timeout=200).state == "completed"
+    assert flag.exists()
+    assert jobs_by_stage(run)["train"] == 1, "the same job"
+
+
+def test_a_run_of_another_pool_is_not_taken_for_lost(settings, request_folder, monkeypatch):
+    prepend_to_model(request_folder, SLEEP)
+    run = submit(request_folder, settings)
+    wait_for(run, lambda state: stage(state, "train").running)
+    with monkeypatch.context() as patch:
+        # As another access point would see it, that shares the folder and knows nothing of the run.
+        patch.setattr(queue, "query", lambda runs=None: [])
+        patch.setattr(queue, "here", lambda: "another machine")
+        state = run.status()
+        assert state.state == "running"
+        assert "this is another machine" in state.unreachable
+        with pytest.raises(WrongState, match="cancel it first"):
+            run.delete()
+    assert run.wait(timeout=200).state == "completed"
 
 
 def test_the_schedd_killed_in_the_middle_changes_nothing(settings, request_folder):
