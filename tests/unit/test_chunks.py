@@ -222,7 +222,7 @@ def test_chunk_is_the_same_whenever_and_in_whatever_order_it_is_made(paths):
 
 
 def test_no_more_files_are_kept_open_than_allowed(paths, monkeypatch):
-    monkeypatch.setattr(chunks, "_OPEN", 2)
+    monkeypatch.setattr(chunks, "OPEN_TREES", 2)
     dataset, found = plan(paths)
     readers = {}
     assert all(

@@ -184,14 +184,14 @@ def test_configuration_of_apt_keeps_the_network_and_drops_the_hooks(tmp_path):
     keep = tmp_path / "seen"
     found = programs(
         tmp_path / "bin",
-        apt_get=f'cat "$APT_CONFIG" > {keep}; cat {tmp_path}/work/sources.list >> {keep}',
+        apt_get=f'cat "$APT_CONFIG" > {keep}; cat {tmp_path}/place/sources.list >> {keep}',
         apt_config=APT_CONFIG,
     )
     assert install._download(tmp_path / "work", ["http://mirror.example/debian"], found) == []
     text = keep.read_text()
     assert 'Acquire::http::Proxy "http://proxy.example";' in text
     assert "Post-Invoke" not in text
-    assert f'Dir::State::status "{tmp_path}/work/status";' in text
+    assert f'Dir::State::status "{tmp_path}/place/status";' in text
     assert "http://mirror.example/debian forky main" in text
 
 
@@ -199,7 +199,7 @@ def test_second_mirror_is_asked_where_the_first_fails(tmp_path):
     seen = tmp_path / "seen"
     found = programs(
         tmp_path / "bin",
-        apt_get=f"cat {tmp_path}/work/sources.list >> {seen}; ! grep -q //a {tmp_path}/work/sources.list",
+        apt_get=f"cat {tmp_path}/place/sources.list >> {seen}; ! grep -q //a {tmp_path}/place/sources.list",
         apt_config="true",
     )
     install._download(tmp_path / "work", ["http://a.example/debian", "http://b.example/debian"], found)
