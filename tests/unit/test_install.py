@@ -187,7 +187,7 @@ def test_configuration_of_apt_keeps_the_network_and_drops_the_hooks(tmp_path):
         apt_get=f'cat "$APT_CONFIG" > {keep}; cat {tmp_path}/place/sources.list >> {keep}',
         apt_config=APT_CONFIG,
     )
-    assert install._download(tmp_path / "work", ["http://mirror.example/debian"], found) == []
+    assert install._download(tmp_path / "place", ["http://mirror.example/debian"], found) == []
     text = keep.read_text()
     assert 'Acquire::http::Proxy "http://proxy.example";' in text
     assert "Post-Invoke" not in text
@@ -202,7 +202,7 @@ def test_second_mirror_is_asked_where_the_first_fails(tmp_path):
         apt_get=f"cat {tmp_path}/place/sources.list >> {seen}; ! grep -q //a {tmp_path}/place/sources.list",
         apt_config="true",
     )
-    install._download(tmp_path / "work", ["http://a.example/debian", "http://b.example/debian"], found)
+    install._download(tmp_path / "place", ["http://a.example/debian", "http://b.example/debian"], found)
     assert [line.split()[-3] for line in seen.read_text().splitlines()] == [
         "http://a.example/debian",
         "http://b.example/debian",
