@@ -13,6 +13,7 @@ from mlaas_condor.errors import MlaasError, RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from mlaas_condor.settings import Settings
 
@@ -37,11 +38,21 @@ def settings(context: typer.Context, personal: bool = False) -> Settings:
     return load(home=options.home, pool="personal" if personal else options.pool)
 
 
-def console(stderr: bool = False) -> Console:
+def console(stderr: bool = False, width: int | None = None) -> Console:
     """Return where output for people goes; colours only on a terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    # No markup: paths and names of users may have brackets.
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as it is: what is cut off or folded cannot be copied."""
+    from rich.measure import Measurement
+
+    wide = console(width=10_000)
+    needed = Measurement.get(wide, wide.options, table).maximum
+    console(width=max(needed, console().width)).print(table, soft_wrap=False)
 
 
 def print_json(value: Any) -> None:

@@ -57,7 +57,7 @@ def show_settings(context: typer.Context, as_json: AsJson = False) -> None:
         print_json({name: {"value": value, "origin": origins[name]} for name, value in found.items()})
         return
     for name, value in found.items():
-        console().print(f"{name:<12} {value}  [dim]({origins[name]})[/]")
+        console().print(f"{name:<12} {value}  ({origins[name]})")
 
 
 def run() -> None:

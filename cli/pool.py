@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import AsJson, Personal, console, print_json, settings
+from .common import AsJson, Personal, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from mlaas_condor.batch.pool import PoolInfo
@@ -50,6 +50,22 @@ def status(
 
 
 @app.command()
+def env(context: typer.Context, personal: Personal = False) -> None:
+    """Print what a shell needs for condor_q and its kin: eval "$(mlaas-condor pool env)"."""
+    import os
+    import shlex
+
+    from mlaas_condor.batch import pool
+
+    path = os.environ.get("PATH", os.defpath)
+    config = pool.use(settings(context, personal)).config
+    typer.echo(f"export CONDOR_CONFIG={shlex.quote(config)}")
+    added = os.environ["PATH"].removeprefix(path).strip(os.pathsep)
+    if added:
+        typer.echo(f'export PATH="$PATH":{shlex.quote(added)}')
+
+
+@app.command()
 def down(
     context: typer.Context,
     force: Annotated[bool, typer.Option("--force", help="Also while jobs run.")] = False,
@@ -81,4 +97,4 @@ def _show(info: PoolInfo) -> None:
         table.add_row("memory", f"{info.memory_mb:,} MiB")
         table.add_row("jobs", f"{info.jobs_running} running, {info.jobs_idle} idle, {info.jobs_held} held")
     table.add_row("configuration", info.config or "none")
-    console().print(table)
+    print_table(table)

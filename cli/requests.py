@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import AsJson, console, print_json, program, settings, warn
+from .common import AsJson, console, print_json, print_table, program, settings, warn
 from .watching import watch_run, with_progress_bars
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def submit(
         print_json({"run": submitted.name, "directory": str(submitted.folder.path), "bundle": bundle})
         return
     out = console()
-    out.print(f"submitted [bold]{submitted.name}[/]  {_summary(prepared)}")
+    out.print("submitted", f"{submitted.name} ", _summary(prepared))
     if watch:
         watch_run(submitted)
     else:
@@ -70,7 +70,7 @@ def run(
     prepared = workflow.plan(job, options)
     warn(prepared.warnings)
     created = workflow.Run(workflow.create(prepared, options), options)
-    console().print(f"running [bold]{created.name}[/] here  {_summary(prepared)}")
+    console().print("running", created.name, "here ", _summary(prepared))
     with_progress_bars(created)
 
 
@@ -94,9 +94,9 @@ def plan(
     _show_plan(prepared, options)
     for file_name, text in texts.items() if files else ():
         console().rule(file_name, align="left")
-        console().print(text, markup=False)
+        console().print(text)
     if not files:
-        console().print("[dim]--files shows the DAG and the submit files[/]")
+        console().print("--files shows the DAG and the submit files", style="dim")
 
 
 def schema() -> None:
@@ -131,8 +131,7 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
     out = console()
     dataset, recipe = prepared.dataset, prepared.recipe
     inputs = Table(box=None, pad_edge=False, header_style="dim")
-    # A path that is folded over two lines cannot be copied.
-    inputs.add_column("file", no_wrap=True, overflow="ignore")
+    inputs.add_column("file")
     inputs.add_column("label")
     for name in ("entries", "used", "size"):
         inputs.add_column(name, justify="right")
@@ -145,7 +144,7 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
             f"{file.size / 2**20:.1f} MB",
         )
         inputs.add_row(*row)
-    out.print(inputs)
+    print_table(inputs)
     planned = prepared.plan.size
     out.print(
         f"\n{planned.events} events of tree {dataset.tree}; {planned.flat} flat and {planned.jagged} jagged "
@@ -162,5 +161,5 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
     for stage in prepared.plan.stages:
         counts = (stage.stage, str(stage.jobs), str(stage.cpus), str(stage.gpus or ""))
         jobs.add_row(*counts, size(stage.memory), size(stage.disk), f"~{duration(stage.seconds)}")
-    out.print(jobs)
-    out.print(f"\n[dim]jobs run {options.python}; runs are kept in {options.runs}[/]")
+    print_table(jobs)
+    out.print(f"\njobs run {options.python}; runs are kept in {options.runs}", style="dim")

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from .common import AsJson, RunName, console, print_json, settings
+from .common import AsJson, RunName, console, print_json, print_table, settings
+from .entry import INTERRUPTED
 from .watching import watch_run, with_progress_bars
 
 
@@ -65,7 +66,7 @@ def logs(
             for text in opened.follow_logs(stage, task, stderr):
                 typer.echo(text, nl=False)
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         return
     if not stderr:
         typer.echo(opened.logs(stage, task), nl=False)
@@ -76,7 +77,7 @@ def model(
     context: typer.Context,
     run: RunName,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Copy the bundle to this file or folder.")
+        str | None, typer.Option("--output", "-o", help="Copy the bundle to this file or folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +148,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
         grid.add_row(
             state.name, Text(state.state, show.COLOURS[state.state]), *cells, show.duration(state.elapsed)
         )
-    console().print(grid)
+    print_table(grid)
 
 
 def delete(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import typer
 
 from .common import console, program
+from .entry import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from mlaas_condor.workflow import Run
-
-INTERRUPTED = 130
 
 
 def watch_run(run: Run) -> None:
@@ -37,22 +37,31 @@ def watch_run(run: Run) -> None:
 
 def with_progress_bars(run: Run) -> None:
     """Run here, a bar for each stage; Ctrl-C stops it, and it can be gone on with."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
     from mlaas_condor import local
 
     columns = (
-        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[line]}"),
+        TextColumn("{task.description:<10}"), BarColumn(bar_width=12), MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn(
+            "{task.fields[line]}", style="dim", markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
     )  # fmt: skip
+    # A polite kill ends it as Ctrl-C does: the jobs go along.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     bars: dict[str, TaskID] = {}
     try:
-        with Progress(*columns, console=console()) as progress:
+        with Progress(*columns, console=Console(highlight=False), expand=True) as progress:
 
             def update(stage: str, done: int, tasks: int, line: str) -> None:
                 if stage not in bars:
                     bars[stage] = progress.add_task(stage, total=tasks, line="")
-                progress.update(bars[stage], completed=done, line=line[24:90])
+                progress.update(bars[stage], completed=done, line=line[24:])
                 if done == tasks:
                     progress.stop_task(bars[stage])
 
@@ -69,6 +78,6 @@ def show_result(run: Run) -> None:
     test = metrics.get("test", {})
     out = console()
     if test.get("auc") is not None:
-        out.print(f"test AUC [bold]{test['auc']:.4f}[/] on {test['events']} events the training never saw")
+        out.print(f"test AUC {test['auc']:.4f} on {test['events']} events the training never saw")
     out.print(f"bundle {run.model()}")
     out.print(f"next: {program()} model {run.name} -o {run.name}.tar.gz")

@@ -56,11 +56,11 @@ def run(folder: RunFolder, progress: Progress | None = None, jobs: int | None = 
         The run is being done by another process.
     """
     progress = progress or (lambda stage, done, tasks, line: None)
-    with _locked(folder):
+    with _locked(folder) as lock:
         _note(folder, "started")
         try:
             for stage in STAGES:
-                _run_stage(folder, stage, progress, jobs or os.cpu_count() or 1)
+                _run_stage(folder, stage, progress, jobs or os.cpu_count() or 1, lock)
         except _TaskFailed as error:
             _note(folder, "failed", error.failure)
             raise
@@ -79,13 +79,17 @@ class _TaskFailed(RunFailed):
 
 
 @contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
+def _locked(folder: RunFolder) -> Iterator[int]:
+    """Hold the run's lock and give its descriptor: jobs inherit it, so it is held as long as one lives."""
     with folder.local_lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise WrongState(f"{folder.name} is being run by another process") from None
-        yield
+            raise WrongState(
+                f"{folder.name} is being run by another process, or a job of it has outlived that: "
+                f"`pgrep -af mlaas_condor.stages` shows it"
+            ) from None
+        yield lock.fileno()
 
 
 def is_running(folder: RunFolder) -> bool:
@@ -150,7 +154,7 @@ def _stages(folder: RunFolder, word: State) -> Iterator[StageState]:
         yield stage
 
 
-def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: int) -> None:
+def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: int, lock: int) -> None:
     total = len(folder.task_units(stage))
     if not _find_missing(folder, stage):
         progress(stage, total, total, "")
@@ -160,12 +164,12 @@ def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: 
     done = total - len(todo)
     finished = itertools.count(done + 1)
     progress(stage, done, total, "")
-    sandboxes = Sandboxes(folder, stage)
+    sandboxes = Sandboxes(folder, stage, lock)
 
     def one(job: Job) -> None:
         nonlocal done
         code = sandboxes.run(job, lambda line: progress(stage, done, total, line))
-        if code:
+        if code or job.task not in folder.tasks_done(stage):
             raise _TaskFailed(folder.name, _failure(folder, stage, job, code))
         done = next(finished)
         progress(stage, done, total, "")
@@ -183,10 +187,10 @@ def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: 
 
 
 def _failure(folder: RunFolder, stage: str, job: Job, code: int) -> Failure:
-    exit_code, signal = (code, None) if code > 0 else (None, -code)
+    exit_code, signal = (code, None) if code >= 0 else (None, -code)
     stderr = folder.stderr(stage, job.task)
     what, advice = reasons.of_exit(exit_code, signal, stderr, folder.name, stage, job.task)
-    return Failure(stage, job.task, what, advice)
+    return Failure(stage, job.task, folder.in_users_words(what), advice)
 
 
 def _find_missing(folder: RunFolder, stage: str) -> bool:

@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas_condor import planning
+from mlaas_condor.data import chunks
 from mlaas_condor.data.dataset import Dataset, EntryRange, InputFile, share, split_entries
 from mlaas_condor.data.inputs import Branch, Survey, longest_lists, survey
 from mlaas_condor.data.selection import Selection, select
-from mlaas_condor.errors import InputUnreadable, ModelFault, Problem
+from mlaas_condor.errors import InputUnreadable, ModelFault, Problem, RequestError
 from mlaas_condor.lists import Labels, check_label_branch, names_beside, read_lists
 from mlaas_condor.reading import nearest
 from mlaas_condor.request import Metrics, Request
@@ -22,6 +23,7 @@ from mlaas_condor.training import models
 from mlaas_condor.training.recipe import Recipe, classes_of
 
 TRAINABLE = ("keras", "keras2")
+_FEWEST = 5  # events of a class: with fewer, the split leaves none for training or for testing
 _OPENERS = 16  # files looked at side by side
 _SAMPLED = 5  # files whose first entries are read, to guess how long jagged branches get
 
@@ -70,7 +72,8 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     surveys = _survey(request, paths)
     selection = _select(request, paths, surveys, labels)
     request.check()
-    assert model and selection  # no problem means that both were found
+    if model is None or selection is None:  # cannot be: either is None only with a problem
+        raise RequestError([Problem("job.json", "names no model or no files")])
     dataset = _dataset(request, paths, surveys, selection, labels)
     _check_classes(request, dataset, labels.of_files)
     request.check()
@@ -242,9 +245,11 @@ def _dataset(
 
 
 def _check_classes(request: Request, dataset: Dataset, labels: list[str]) -> None:
-    """Make sure that nevts leaves every class some events."""
+    """Make sure that what is trained on at a time, a chunk or all of them, has events of every class."""
+    if not labels:
+        return
     events = dict.fromkeys(labels, 0)
-    for file, label in zip(dataset.files, labels, strict=bool(labels)):
+    for file, label in zip(dataset.files, labels, strict=True):
         events[label] += file.used
     none = [repr(label) for label, n in events.items() if not n]
     if none:
@@ -252,6 +257,14 @@ def _check_classes(request: Request, dataset: Dataset, labels: list[str]) -> Non
         request.problems.append(
             Problem("params.json: nevts", f"{what} of label {', '.join(none)}", "use more")
         )
+        return
+    standard = request.params.training == "standard"
+    number = 1 if standard else chunks.count(dataset.events, dataset.chunk_size)
+    rare = min(labels, key=lambda label: events[label])
+    if events[rare] < _FEWEST * number:
+        what = f"{number} chunks share {events[rare]} events of label {rare!r}, each needs {_FEWEST}"
+        hint = "use more events" if number == 1 else 'raise chunk_size, or use "training": "standard"'
+        request.problems.append(Problem("params.json: chunk_size", what, hint))
 
 
 def _plain(name: str) -> str:

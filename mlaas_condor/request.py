@@ -145,11 +145,13 @@ class Job(Plain):
     """job.json: which files, which labels, which model, and what the jobs may use."""
 
     name: Annotated[str, BeforeValidator(_parse_name)] = Field(description="a run is called `<name>_<n>`")
-    files: str | list[str] = Field(description="file with one ROOT file a line, or the list itself")
-    labels: str | list[str | int | float] = Field(
-        description="file with one class label a line, the list itself, or a branch"
+    files: str | list[str] = Field(
+        min_length=1, description="file with one ROOT file a line, or the list itself"
     )
-    model: str = Field(description="Python file with def model(idim)")
+    labels: str | list[str | int | float] = Field(
+        min_length=1, description="file with one class label a line, the list itself, or a branch"
+    )
+    model: str = Field(min_length=1, description="Python file with def model(idim)")
     params: str | Params = Field(Params(), description="params.json, or its content")
     preproc: str | None = Field(None, description="file with new branches and cuts")
     specs: str | None = Field(None, description="specs to use instead of measuring them")

@@ -21,6 +21,7 @@ from mlaas_condor.reading import nearest
 STAGES = ("specs", "merge", "preprocess", "train", "report")
 SHARED_STAGES = ("specs", "merge", "preprocess")  # their output is kept in the store, by content
 _NAMES = ".names"  # one empty file a run name ever given, so that no number is given twice
+_STAGED = re.compile(r"(?:[^\s:]*/)?(?P<name>\d{4,}_[^\s:,]+)")
 _RUN_NAME = re.compile(r"(?P<name>.+)_(?P<number>\d+)")
 
 
@@ -120,6 +121,15 @@ class RunFolder:
     def logs(self) -> Path:
         """Standard output and error of every task."""
         return self.path / "logs"
+
+    def in_users_words(self, text: str) -> str:
+        """Return a message with the input files called as the user called them, not as jobs know them."""
+
+        def path(match: re.Match[str]) -> str:
+            link = self.inputs / match["name"]
+            return str(link.readlink()) if link.is_symlink() else match[0]
+
+        return _STAGED.sub(path, text)
 
     def submit_file(self, stage: str) -> Path:
         """Submit file of a stage."""

@@ -72,9 +72,12 @@ class Sandboxes:
     ----------
     folder, stage
         The run, and the stage.
+    lock
+        Descriptor of a lock that the jobs inherit.
     """
 
-    def __init__(self, folder: RunFolder, stage: str) -> None:
+    def __init__(self, folder: RunFolder, stage: str, lock: int) -> None:
+        self._run_lock = lock
         self._folder = folder
         self._stage = stage
         self._processes: list[subprocess.Popen[str]] = []
@@ -139,6 +142,7 @@ class Sandboxes:
                 stderr=errors,
                 text=True,
                 errors="replace",
+                pass_fds=(self._run_lock,),
             )
             self._processes.append(process)
             return process

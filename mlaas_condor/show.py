@@ -77,7 +77,8 @@ def table(state: RunState) -> RenderableType:
         ("", "left"),
         ("time", "right"),
     ):
-        grid.add_column(name, justify=justify)  # type: ignore[arg-type]
+        cut = "ellipsis" if not name else "fold"
+        grid.add_column(name, justify=justify, no_wrap=not name, overflow=cut)  # type: ignore[arg-type]
     for stage, word, done, detail, took in rows(state):
         grid.add_row(stage, Text(word, COLOURS[word]), done, detail, took)
     lines: list[RenderableType] = [head, grid]
@@ -97,7 +98,8 @@ def html(state: RunState) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(state)
     )  # fmt: skip
-    notes = [*state.waiting, *(f"{each.stage} task {each.task}: {each.reason}" for each in state.failures)]
+    failures = [f"{each.stage} task {each.task}: {each.reason} → {each.advice}" for each in state.failures]
+    notes = [*state.waiting, *failures, *([f"model: {state.bundle}"] if state.bundle else [])]
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
         f"<p><b>{escape(state.name)}</b> {state.state} {duration(state.elapsed)}</p>"
@@ -119,7 +121,8 @@ def line(state: RunState) -> str:
     )
     current = state.current
     detail = _detail(state, current) if current else ""
-    notes = [text for text in (stages, detail, *state.waiting, state.unreachable) if text]
+    held = [f"{each.stage} task {each.task}: {each.reason} → {each.advice}" for each in state.failures]
+    notes = [text for text in (stages, detail, *held, *state.waiting, state.unreachable) if text]
     return f"{state.name} {state.state}: {'; '.join(notes) or 'nothing has started yet'}"
 
 
@@ -135,7 +138,7 @@ def live(enabled: bool = True) -> Iterator[Callable[[RunState], None]]:
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if console.is_terminal or console.is_jupyter:
         with Live(console=console, refresh_per_second=4) as display:
             yield lambda state: display.update(table(state))
@@ -148,6 +151,6 @@ def live(enabled: bool = True) -> Iterator[Callable[[RunState], None]]:
         quiet = replace(state, training=None)
         if line(quiet) != said:
             said = line(quiet)
-            console.print(line(state), soft_wrap=True, markup=False)
+            console.print(line(state), soft_wrap=True)
 
     yield say

@@ -206,5 +206,8 @@ def read_metrics(folder: RunFolder) -> dict[str, Any] | None:
     """Return the metrics, None before the training has ended."""
     if not folder.metrics.exists():
         return None
-    metrics: dict[str, Any] = json.loads(folder.metrics.read_text("utf-8"))
+    try:
+        metrics: dict[str, Any] = json.loads(folder.metrics.read_text("utf-8"))
+    except ValueError:  # it is still arriving, or a full disk cut it short
+        return None
     return metrics

@@ -22,7 +22,7 @@ class Job:
     exit_code, signal
         How it ended; None while it has not, or where the other one says.
     hold_code, hold_reason
-        Why it is held.
+        Why it is held; the reason also where it was removed.
     submitted, started, changed
         Seconds since 1970: of submission, of its first start (None before), and of its last event.
     """
@@ -91,3 +91,4 @@ def _apply(job: Job, name: str, event: Any) -> None:
             job.signal = int(event.get("TerminatedBySignal", 0))
     elif name == "JOB_ABORTED":
         job.state = "removed"
+        job.hold_reason = str(event.get("Reason", ""))

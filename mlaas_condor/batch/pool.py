@@ -218,7 +218,11 @@ def up(
     with locked(pool.with_name("pool.lock"), _WAITING, say):
         info = status(settings)
         if not info.running:
-            _start(settings, cpus or max(LEAST_CPUS, len(os.sched_getaffinity(0))), simulate_gpus or "", say)
+            try:
+                cpus = cpus or max(LEAST_CPUS, len(os.sched_getaffinity(0)))
+                _start(settings, cpus, simulate_gpus or "", say)
+            except OSError as error:
+                raise InstallError(f"The pool cannot be started in {pool}: {error}") from error
             return status(settings)
         _check_same(info, cpus, simulate_gpus)
         say(f"The personal pool in {pool} is already running.")

@@ -42,7 +42,9 @@ _HOLDS = {
 _TAIL_BYTES = 8192
 _EXITS = {kind.exit_code: kind for kind in StageError.__subclasses__()}
 _ADVICE = {
-    errors.InputUnreadable: "look at the file, then mlaas-condor resume {run}",
+    errors.InputUnreadable: (
+        "mend the file, then mlaas-condor resume {run}; or leave it, or the branch, out and submit again"
+    ),
     errors.InputChanged: "submit the request again: the plan no longer fits the files",
     errors.ModelFault: "correct the model file and submit again; specs and chunks are reused",
     errors.FrameworkMissing: "install it where the jobs run, then mlaas-condor resume {run}",
@@ -59,6 +61,12 @@ def of_hold(code: int, text: str, run: str, stage: str, task: int) -> tuple[str,
     return f"{words} ({detail})" if detail else words, advice.format(
         run=run, stage=stage, task=task, **_ASK[stage == "train"]
     )
+
+
+def of_removal(text: str, run: str, stage: str, task: int) -> tuple[str, str]:
+    """Return (what happened, what to do) for a job that was removed from the queue."""
+    detail = " ".join(text.split())
+    return f"was removed from the queue{f' ({detail})' if detail else ''}", _RESUME.format(run=run)
 
 
 def of_exit(
@@ -78,6 +86,8 @@ def of_exit(
     see = f"mlaas-condor logs {run} --stage {stage} --task {task}"
     if signal is not None:
         return f"was killed by signal {signal}" + (", often for lack of memory" if signal == 9 else ""), see
+    if code == 0:
+        return "ended as if all were well, but without its output: did the model end the process?", see
     kind = _EXITS.get(code or 0)
     meaning = (kind.__doc__ or "").splitlines()[0] if kind else f"ended with exit code {code}"
     words = _last_words(stderr, stage) or meaning

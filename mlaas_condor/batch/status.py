@@ -92,7 +92,8 @@ def _from_files(folder: RunFolder) -> RunState:
     since = dagman[-1].submitted if dagman else 0.0
     for stage, so_far in stages.items():
         mine = [job for job in jobs if job.stage == stage]
-        stages[stage] = _with_jobs(so_far, mine, since, over=_is_over(dagman))
+        done = folder.tasks_done(stage)
+        stages[stage] = _with_jobs(so_far, mine, done, since, over=_is_over(dagman))
     bundle = bundle_path(folder)
     state = _run_state(dagman, stages.values(), bundle)
     return RunState(
@@ -102,7 +103,7 @@ def _from_files(folder: RunFolder) -> RunState:
         stages=tuple(_mark_reused(stages)),
         submitted=dagman[-1].submitted if dagman else None,
         ended=dagman[-1].changed if _is_over(dagman) else None,
-        failures=_all_failures(folder, [job for job in jobs if job.submitted >= since], stages, state),
+        failures=_all_failures(folder, [job for job in jobs if job.submitted >= since], state),
         bundle=bundle,
     )
 
@@ -127,8 +128,10 @@ def _run_state(dagman: list[events.Job], stages: Iterable[StageState], bundle: s
     return "running"
 
 
-def _with_jobs(stage: StageState, jobs: list[events.Job], since: float, over: bool) -> StageState:
-    """Add what a stage's jobs do.
+def _with_jobs(
+    stage: StageState, jobs: list[events.Job], done: set[int], since: float, over: bool
+) -> StageState:
+    """Add what a stage's jobs do; ``done`` are the tasks with all their output.
 
     Times are those of its last submission; counts only those of the DAG's last one, begun at ``since``:
     what failed before a resume is history.
@@ -144,14 +147,10 @@ def _with_jobs(stage: StageState, jobs: list[events.Job], since: float, over: bo
         running=0 if over else count["running"],
         idle=0 if over else count["idle"],
         held=0 if over else count["held"],
-        failed=0 if whole else sum(map(_failed, now)),
+        failed=sum(job.state == "ended" and job.task not in done for job in now),
         started=min((job.started for job in last if job.started is not None), default=None),
         ended=max(job.changed for job in last) if whole or over else None,
     )
-
-
-def _failed(job: events.Job) -> bool:
-    return job.state == "ended" and job.exit_code != 0
 
 
 def _mark_reused(stages: dict[str, StageState]) -> Iterable[StageState]:
@@ -160,12 +159,12 @@ def _mark_reused(stages: dict[str, StageState]) -> Iterable[StageState]:
         yield replace(stage, reused=whole and stage.started is None)
 
 
-def _all_failures(
-    folder: RunFolder, jobs: list[events.Job], stages: dict[str, StageState], state: State
-) -> tuple[Failure, ...]:
-    if state == "completed":
+def _all_failures(folder: RunFolder, jobs: list[events.Job], state: State) -> tuple[Failure, ...]:
+    if state in ("completed", "cancelled"):
         return ()
-    found = tuple(_failures(folder, jobs, stages))
+    # When a job fails DAGMan removes the others of its stage: that is no news.
+    own = [job for job in jobs if job.state != "removed"]
+    found = tuple(_failures(folder, own)) or tuple(_failures(folder, jobs))
     return found or (tuple(_dagman_failures(folder)) if state == "failed" else ())
 
 
@@ -183,20 +182,24 @@ def _dagman_failures(folder: RunFolder) -> Iterable[Failure]:
         )
 
 
-def _failures(folder: RunFolder, jobs: list[events.Job], stages: dict[str, StageState]) -> Iterable[Failure]:
+def _failures(folder: RunFolder, jobs: list[events.Job]) -> Iterable[Failure]:
+    """Tell of the jobs of each stage's last submission that have no output and will not bring any."""
     last = {job.stage: job.cluster for job in jobs}
+    done = {stage: folder.tasks_done(stage) for stage in last}
     for job in jobs:
-        if job.cluster != last[job.stage] or stages[job.stage].word == "done":
+        if job.cluster != last[job.stage] or job.task in done[job.stage]:
             continue
-        if _failed(job):
+        where = (folder.name, job.stage, job.task)
+        if job.state == "ended":
             stderr = folder.stderr(job.stage, job.task)
-            reason, advice = reasons.of_exit(
-                job.exit_code, job.signal, stderr, folder.name, job.stage, job.task
-            )
-            yield Failure(job.stage, job.task, reason, advice)
+            reason, advice = reasons.of_exit(job.exit_code, job.signal, stderr, *where)
         elif job.state == "held":
-            reason, advice = reasons.of_hold(job.hold_code, job.hold_reason, folder.name, job.stage, job.task)
-            yield Failure(job.stage, job.task, reason, advice)
+            reason, advice = reasons.of_hold(job.hold_code, job.hold_reason, *where)
+        elif job.state == "removed":
+            reason, advice = reasons.of_removal(job.hold_reason, *where)
+        else:
+            continue
+        yield Failure(job.stage, job.task, folder.in_users_words(reason), advice)
 
 
 def _with_queue(state: RunState, jobs: list[queue.QueuedJob], with_training: bool) -> RunState:

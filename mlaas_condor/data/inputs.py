@@ -257,10 +257,19 @@ class Reader:
         except MemoryError:
             raise
         except Exception as error:
+            bad = [name for name in names if not self._can_read(name, start, stop)]
+            which = f" of {', '.join(bad)}" if bad else ""
             raise InputUnreadable(
-                f"{self.path}: entries {start} to {stop} cannot be read: {_first_line(error)}"
+                f"{self.path}: entries {start} to {stop}{which} cannot be read: {_first_line(error)}"
             ) from error
         return {name: _to_column(arrays[name]) for name in names}
+
+    def _can_read(self, branch: str, start: int, stop: int) -> bool:
+        try:
+            self._tree.arrays([branch], entry_start=start, entry_stop=stop, library="ak")
+        except Exception:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the file."""

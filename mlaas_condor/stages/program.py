@@ -35,8 +35,11 @@ def main(stage: str, work: Callable[[list[str], Path], None]) -> None:
     output = OUTPUT / stage
     try:
         output.mkdir(parents=True, exist_ok=True)
+        # Libraries that keep caches get a folder that is there; their own news is not the user's.
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(".matplotlib").absolute()))
+        log.setLevel(logging.INFO)
         logging.basicConfig(
-            stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s", force=True
+            stream=sys.stdout, level=logging.WARNING, format="%(asctime)s %(message)s", force=True
         )
         work(sys.argv[1:], output)
     except (StageError, MemoryError, OSError) as error:

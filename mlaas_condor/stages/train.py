@@ -11,23 +11,25 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from mlaas_condor.batch import chirp
 from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import Specs
-from mlaas_condor.errors import InputUnreadable
+from mlaas_condor.errors import InputUnreadable, ModelFault
 from mlaas_condor.jsonfile import dumps
 from mlaas_condor.stages.program import everything, log, main, mark
 from mlaas_condor.state import Training
 from mlaas_condor.training import models
-from mlaas_condor.training.frameworks import open_adapter
+from mlaas_condor.training.frameworks import TrainedModel, open_adapter
 from mlaas_condor.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from mlaas_condor.training import loop
+
+_REFUSAL = "MLAAS_KERAS_3_REFUSAL"
 
 
 def work(arguments: list[str], output: Path) -> None:
@@ -41,10 +43,7 @@ def work(arguments: list[str], output: Path) -> None:
     model_file = models.check(Path(recipe.model))
     if model_file.reason:
         log.info(model_file.reason)
-    try:
-        model = open_adapter(model_file, len(columns), recipe.seed, recipe.threads)
-    except models.LegacyKerasNeeded as refusal:
-        _start_again_with_keras_2(str(refusal))
+    model = _open(model_file, len(columns), recipe)
     for line in model.describe().splitlines() if recipe.verbose else ():
         log.info("%s", line)
 
@@ -75,11 +74,25 @@ def work(arguments: list[str], output: Path) -> None:
     mark(output, 0, everything(output))
 
 
-def _start_again_with_keras_2(reason: str) -> None:
+def _open(model_file: models.ModelFile, columns: int, recipe: Recipe) -> TrainedModel:
+    """Make the model; where Keras 3 refuses it, start again with Keras 2."""
+    try:
+        return open_adapter(model_file, columns, recipe.seed, recipe.threads)
+    except models.LegacyKerasNeeded as refusal:
+        _start_again_with_keras_2(str(refusal).splitlines()[0])
+    except ModelFault as fault:
+        refusal_of_keras_3 = os.environ.get(_REFUSAL)
+        if not refusal_of_keras_3:
+            raise
+        raise ModelFault(f"{refusal_of_keras_3} (and with Keras 2: {str(fault).splitlines()[0]})") from fault
+
+
+def _start_again_with_keras_2(refusal: str) -> NoReturn:
     """Replace this process: one process can hold only one of the two Keras."""
-    log.info("%s; starting again with Keras 2", reason.splitlines()[0])
+    log.info("%s; starting again with Keras 2", refusal)
     sys.stdout.flush()
     os.environ[models.LEGACY_VARIABLE] = "1"
+    os.environ[_REFUSAL] = refusal  # should Keras 2 fail as well, this is what the user wants to know
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlaas_condor.stages.train", *sys.argv[1:]])
 
 

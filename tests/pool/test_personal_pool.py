@@ -381,5 +381,10 @@ def test_command_line(own):
     info = json.loads(run("status", "--json"))
     assert (info["running"], info["cpus"], info["kind"]) == (True, 5, "personal")
     assert "5, 0 busy" in run("status")
+    asked = f"{run('env')}condor_q -totals"
+    assert (
+        "Total for"
+        in subprocess.run(["sh", "-c", asked], env=variables, capture_output=True, text=True).stdout
+    )
     run("down")
     assert json.loads(run("status", "--json"))["running"] is False

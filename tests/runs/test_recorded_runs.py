@@ -125,8 +125,28 @@ def test_a_pool_that_cannot_be_asked_is_said_and_changes_nothing_else(completed)
     assert state.unreachable == "it is down"
 
 
+def test_a_job_that_ends_well_without_its_output_has_failed(completed):
+    completed.bundle.unlink()
+    state = state_of(completed)
+    assert words(state)["report"] == "failed"
+    assert "without its output" in state.failures[0].reason
+
+
+def test_a_job_that_was_removed_is_explained(completed):
+    completed.bundle.unlink()
+    text = completed.events_log.read_text()
+    ended = text.rindex("005 (")
+    when = text[ended + 5 : ended + 38]
+    aborted = f"009 ({when}Job was aborted.\n\tvia condor_rm (by user luca)\n...\n"
+    completed.events_log.write_text(text[:ended] + aborted)
+    (found,) = state_of(completed).failures
+    assert found.reason == "was removed from the queue (via condor_rm (by user luca))"
+    assert found.advice == "mlaas-condor resume completed_1"
+
+
 def test_a_node_that_cannot_be_submitted_is_explained(completed):
     completed.bundle.unlink()
+    completed.events_log.write_text("")
     completed.dagman_out.write_text(
         "11/20/26 12:20:52 submit error: Submit:-1:Parse error in expression: \n\tMLaaSTask = 00000\n\t\n"
         "11/20/26 12:20:52 ---------------------- Node ----------------------\n"

@@ -162,3 +162,22 @@ def test_home_option_decides_where_runs_are(command, tmp_path):
 def test_no_colours_where_it_is_no_terminal(request_folder):
     done = CliRunner().invoke(app, ["plan", str(request_folder)])
     assert done.exit_code == 0 and "\x1b" not in done.output
+
+
+def test_brackets_in_names_are_no_markup(command, request_folder, mktree, tmp_path):
+    mktree("request/data/[bold]x[/i].root", 20, seed=5)
+    (request_folder / "files.txt").write_text("data/[bold]x[/i].root\ndata/background.root\n")
+    (request_folder / "labels.txt").write_text("[red]\n<b>\n")
+    code, out, _ = command("plan", request_folder)
+    assert code == 0
+    assert "data/[bold]x[/i].root" in out and "[red]" in out
+    home = tmp_path / "h[/bold]ome"
+    assert str(home) in command("--home", home, "list")[1]
+
+
+def test_tables_are_never_cut(command, request_folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = command("plan", request_folder)
+    line = next(line for line in out.splitlines() if "signal.root" in line)
+    assert str(request_folder / "data" / "signal.root") in line
+    assert line.split()[1:4] == ["1", "40", "40"]

@@ -157,14 +157,14 @@ def test_damaged_basket_is_told_when_it_is_read(mktree):
     data[start + 300 : start + 400] = bytes(100)
     path.write_bytes(data)
     reader = inputs.Reader(str(path), "events")
-    with pytest.raises(InputUnreadable, match="entries 0 to 5000 cannot be read"):
+    with pytest.raises(InputUnreadable, match="entries 0 to 5000 of x cannot be read"):
         reader.read(["x"], 0, 5000)
     assert reader.read(["y"], 0, 5000)["y"][-1] == 4999
     assert inputs.longest_lists(str(path), "events", ["x"]) == {"x": 0}
 
 
 def test_missing_branch_is_told(mktree):
-    with pytest.raises(InputUnreadable, match="entries 0 to 3 cannot be read"):
+    with pytest.raises(InputUnreadable, match="entries 0 to 3 of nothing cannot be read"):
         inputs.Reader(str(mktree("a.root")), "events").read(["nothing"], 0, 3)
 
 

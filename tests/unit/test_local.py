@@ -155,3 +155,28 @@ def test_a_label_branch_with_too_many_values_is_refused(request_folder, change, 
     made = create(request_folder, home)
     with pytest.raises(RunFailed, match="branch 'met' is no class label"):
         local.run(made)
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        ("import os\nos._exit(0)", "without its output: did the model end the process"),
+        ("return keras.nosuch(idim)", r"keras' has no attribute 'nosuch'.*and with Keras 2"),
+    ],
+)
+def test_a_model_that_misbehaves_is_named_as_what_is_wrong(tmp_path, home, statements, said):
+    folder = copy_example(tmp_path, nevts=3000)
+    prepend_to_model(folder, statements)
+    with pytest.raises(RunFailed, match=rf"train task 0: .*{said}"):
+        local.run(create(folder, home))
+
+
+def test_messages_call_files_as_the_user_does(tmp_path, home):
+    made = create(copy_example(tmp_path, nevts=3000), home)
+    user = tmp_path / "request" / "data" / "ttH_1.root"
+    for name in ("0000_ttH_1.root", f"{made.inputs}/0000_ttH_1.root"):
+        assert (
+            made.in_users_words(f"reading {name}: no, 12_3 is {name}")
+            == f"reading {user}: no, 12_3 is {user}"
+        )
+    assert made.in_users_words("chunk-00001.zip and 0009_other.root") == "chunk-00001.zip and 0009_other.root"

@@ -416,3 +416,16 @@ def test_a_path_for_the_redirector_is_refused_in_words(the_problem, change, requ
     change("params", redirector="root://stormgf1.pi.infn.it")
     (request_folder / "files.txt").write_text("data/signal.root\n/store/user/background.root\n")
     assert "files of the redirector root://stormgf1.pi.infn.it are not supported" in the_problem()
+
+
+@pytest.mark.parametrize("key", ["files", "labels", "model"])
+def test_an_empty_name_is_a_problem_not_a_crash(the_problem, change, key):
+    change(**{key: ""})
+    assert key in the_problem()
+
+
+def test_chunks_too_small_for_their_classes_are_told_before_anything_is_queued(the_problem, ready, change):
+    change("params", chunk_size=5)
+    assert "20 chunks share 40 events of label '1', each needs 5" in the_problem()
+    change("params", chunk_size=5, training="standard")
+    assert ready().plan.size.chunks == 20
