@@ -69,18 +69,15 @@ def table(state: RunState) -> RenderableType:
         head.append(f"  {duration(state.elapsed)}")
     if state.where == "local":
         head.append("  without HTCondor", "dim")
-    grid = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    for name, justify in (
-        ("stage", "left"),
-        ("state", "left"),
-        ("done", "right"),
-        ("", "left"),
-        ("time", "right"),
-    ):
-        cut = "ellipsis" if not name else "fold"
-        grid.add_column(name, justify=justify, no_wrap=not name, overflow=cut)  # type: ignore[arg-type]
+    # The last column takes what is left of the line, and is cut where that is too little.
+    grid = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    grid.add_column("stage", no_wrap=True)
+    grid.add_column("state", no_wrap=True)
+    grid.add_column("done", no_wrap=True, justify="right")
+    grid.add_column("time", no_wrap=True, justify="right")
+    grid.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     for stage, word, done, detail, took in rows(state):
-        grid.add_row(stage, Text(word, COLOURS[word]), done, detail, took)
+        grid.add_row(stage, Text(word, COLOURS[word]), done, took, detail)
     lines: list[RenderableType] = [head, grid]
     if state.unreachable:
         lines.append(Text(f"as last heard: {state.unreachable}", "yellow"))

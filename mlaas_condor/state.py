@@ -13,7 +13,7 @@ from mlaas_condor.run import STAGES, RunFolder
 
 State = Literal["prepared", "idle", "running", "held", "completed", "failed", "cancelled"]
 _TRAINING = re.compile(
-    r"epoch (\d+)/(\d+)  loss (\S+)  validation loss (\S+)  validation AUC (\S+)"
+    r"epoch (\d+)/(\d+)  validation AUC (\S+)  loss (\S+)  validation loss (\S+)"
     r"  (\S+) events/s  (\S+) s left"
 )
 ENDED: tuple[State, ...] = ("completed", "failed", "cancelled")
@@ -66,8 +66,8 @@ class Training:
     def __str__(self) -> str:
         auc = "-" if self.val_auc is None else f"{self.val_auc:.4f}"
         return (
-            f"epoch {self.epoch}/{self.epochs}  loss {self.loss:.4f}  validation loss {self.val_loss:.4f}  "
-            f"validation AUC {auc}  {self.rate:.0f} events/s  {self.left:.0f} s left"
+            f"epoch {self.epoch}/{self.epochs}  validation AUC {auc}  loss {self.loss:.4f}  "
+            f"validation loss {self.val_loss:.4f}  {self.rate:.0f} events/s  {self.left:.0f} s left"
         )
 
     @classmethod
@@ -76,7 +76,7 @@ class Training:
         found = _TRAINING.findall(log)
         if not found:
             return None
-        epoch, epochs, loss, val_loss, auc, rate, left = found[-1]
+        epoch, epochs, auc, loss, val_loss, rate, left = found[-1]
         return cls(
             epoch=int(epoch),
             epochs=int(epochs),
