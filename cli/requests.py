@@ -62,6 +62,7 @@ def run(
 ) -> None:
     """Run a request to the end: on the pool, or here with --local."""
     from mlaas_condor import workflow
+    from mlaas_condor.runs import Run
 
     if not local:
         submit(context, job, watch=True)
@@ -69,7 +70,7 @@ def run(
     options = settings(context)
     prepared = workflow.plan(job, options)
     warn(prepared.warnings)
-    created = workflow.Run(workflow.create(prepared, options), options)
+    created = Run(workflow.create(prepared, options), options)
     console().print("running", created.name, "here ", _summary(prepared))
     with_progress_bars(created)
 

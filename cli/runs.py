@@ -129,10 +129,10 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mlaas_condor import show, workflow
+    from mlaas_condor import runs, show, workflow
 
     options = settings(context)
-    states = workflow.states([run.folder for run in workflow.list_runs(options)], options)
+    states = runs.states([run.folder for run in workflow.list_runs(options)], options)
     if as_json:
         print_json([state.to_dict() for state in states])
         return

@@ -13,7 +13,7 @@ from .entry import INTERRUPTED
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from mlaas_condor.workflow import Run
+    from mlaas_condor.runs import Run
 
 
 def watch_run(run: Run) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlaas_condor.errors import MlaasError, RequestError
     from mlaas_condor.request import Request
+    from mlaas_condor.runs import Run
     from mlaas_condor.settings import Settings
-    from mlaas_condor.workflow import Run, list_runs, open_run, plan, submit
+    from mlaas_condor.workflow import list_runs, open_run, plan, submit
 
 __all__ = [
     "MlaasError",
@@ -33,6 +34,7 @@ _HOMES = {
     "MlaasError": "errors",
     "RequestError": "errors",
     "Request": "request",
+    "Run": "runs",
     "Settings": "settings",
 }
 

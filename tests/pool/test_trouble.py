@@ -13,7 +13,7 @@ import pytest
 from example_tools import copy_example, edit, prepend_to_model
 from pool_tools import jobs_by_stage, settings_of, stage, submit, turn_to, wait_for
 
-from mlaas_condor import workflow
+from mlaas_condor import runs, workflow
 from mlaas_condor.batch import personal, pool, queue
 from mlaas_condor.errors import PoolLost, PoolUnreachable, RequestError, RunFailed, WrongState
 
@@ -226,7 +226,7 @@ def test_a_pool_that_goes_away_while_watching_ends_the_watching_not_the_run(tmp_
         prepend_to_model(folder, SLEEP)
         run = submit(folder, own)
         wait_for(run, lambda state: stage(state, "specs").running or stage(state, "specs").done)
-        monkeypatch.setattr(workflow, "_PATIENCE", 3.0)
+        monkeypatch.setattr(runs, "_PATIENCE", 3.0)
         threading.Timer(
             1.0, lambda: [os.kill(p, signal.SIGKILL) for p in personal.processes(pool.folder(own))]
         ).start()

@@ -1,0 +1,258 @@
+"""A run as an object: how it does, its logs, its model; its directory is in ``run.py``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlaas_condor import local, run, show
+from mlaas_condor.batch import logs, pool, queue, status
+from mlaas_condor.errors import PoolLost, PoolUnreachable, RunFailed, WrongState
+from mlaas_condor.run import RunFolder
+from mlaas_condor.settings import Settings
+from mlaas_condor.state import ENDED, RunState, read_history, read_metrics
+
+_POLL_SECONDS = 1.0
+_PATIENCE = 60.0  # seconds that a pool may not answer before we stop watching
+_GRACE = 15.0  # seconds for the queue to empty before a resume
+
+
+class Run:
+    """A run: ask how it does, wait for it, get its logs and its model.
+
+    Parameters
+    ----------
+    folder
+        Its run directory.
+    settings
+        Where the runs and the pool are.
+    """
+
+    def __init__(self, folder: RunFolder, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings
+
+    @property
+    def name(self) -> str:
+        """Name of the run: ``luca_1``."""
+        return self.folder.name
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name}: {self.status().state}>"
+
+    def _repr_html_(self) -> str:
+        return show.html(self.status())
+
+    def status(self) -> RunState:
+        """Return the state of the run and of each stage."""
+        return states([self.folder], self.settings, with_training=True)[0]
+
+    def follow(self) -> Iterator[RunState]:
+        """Yield the state again and again, until the run has ended.
+
+        Raises
+        ------
+        PoolLost
+            The pool has not answered for a minute; the run itself is not touched.
+        """
+        patience = _Patience(self.name)
+        while True:
+            state = self.status()
+            yield state
+            if state.state in ENDED or state.state == "prepared":
+                return
+            patience.check(state)
+            time.sleep(_POLL_SECONDS)
+
+    def wait(self, progress: bool = False, timeout: float | None = None) -> RunState:
+        """Wait until the run has ended, or is held: a held run does not go on by itself.
+
+        Parameters
+        ----------
+        progress
+            Show the stages meanwhile, in a terminal or a notebook.
+        timeout
+            Seconds to wait at most.
+
+        Raises
+        ------
+        RunFailed
+            It ended without a model, or is held; the message says why, and what to do.
+        TimeoutError
+            It has not ended in time.
+        """
+        started = time.monotonic()
+        with show.live(enabled=progress) as update:
+            for state in self.follow():
+                update(state)
+                if state.state == "held" and not any(each.running or each.idle for each in state.stages):
+                    break
+                if timeout is not None and time.monotonic() - started > timeout and state.state not in ENDED:
+                    raise TimeoutError(f"{self.name} has not ended in {timeout:g} s: it is {state.state}")
+        if state.state != "completed":
+            raise RunFailed(show.failure(state))
+        return state
+
+    def logs(self, stage: str | None = None, task: int | None = None, stderr: bool = False) -> str:
+        """Return what a task has said so far, also while it runs; without a stage, the most telling one."""
+        stage, task = self._pick(stage, task)
+        alive = self.folder.dagman_log.exists() and task not in self.folder.tasks_done(stage)
+        ask_pool = alive and not _pool_problem(self.settings)
+        return logs.read(self.folder, stage, task, stderr, ask_pool)
+
+    def follow_logs(
+        self, stage: str | None = None, task: int | None = None, stderr: bool = False
+    ) -> Iterator[str]:
+        """Yield what a task says as it says it, until it or the run ends; waits for it to start."""
+        stage, task = self._pick(stage, task)
+        shown, patience = "", _Patience(self.name)
+        while True:
+            # Asked first: what a task says before it ends is then read after it has ended.
+            state = self.status()
+            over = state.state in (*ENDED, "prepared") or task in self.folder.tasks_done(stage)
+            text = logs.read(self.folder, stage, task, stderr, ask_pool=not state.unreachable)
+            if text and not text.startswith(shown):  # it was started again
+                shown = ""
+            if len(text) > len(shown):
+                yield text[len(shown) :]
+                shown = text
+            if over:
+                return
+            patience.check(state)
+            time.sleep(_POLL_SECONDS)
+
+    def _pick(self, stage: str | None, task: int | None) -> tuple[str, int]:
+        """Choose the task that failed, else the one that runs, else the last one that is done."""
+        state = self.status()
+        failed = [each for each in state.failures if stage in (None, each.stage)]
+        if stage is None:
+            begun = [each.stage for each in state.stages if each.word not in ("waiting", "reused", "idle")]
+            stage = failed[0].stage if failed else begun[-1] if begun else run.STAGES[0]
+        if stage not in run.STAGES:
+            raise WrongState(f"no stage {stage!r}: there is {', '.join(run.STAGES)}")
+        tasks = self.folder.task_units(stage)
+        if task is not None and task not in tasks:
+            raise WrongState(
+                f"{self.name}: stage {stage} has no task {task}, they go from 0 to {len(tasks) - 1}"
+            )
+        if task is None:
+            task = next((each.task for each in failed if each.stage == stage), 0)
+        return stage, task
+
+    def model(self) -> Path:
+        """Return the path of the model bundle.
+
+        Raises
+        ------
+        WrongState
+            There is none (yet); the message says why.
+        """
+        state = self.status()
+        if not state.bundle:
+            raise WrongState(
+                f"{self.name} has no model: it is {state.state}; see `mlaas-condor status {self.name}`"
+            )
+        return Path(state.bundle)
+
+    def metrics(self) -> Mapping[str, Any] | None:
+        """Return the metrics on train, validation and test events, None before the training has ended."""
+        return read_metrics(self.folder)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what each epoch gave; empty before the training has ended."""
+        return read_history(self.folder)
+
+    def cancel(self) -> None:
+        """Remove the run from the queue; what it has done stays, and `resume` goes on from there."""
+        state = self.status()
+        if state.where == "local" and state.state == "running":
+            raise WrongState(f"{self.name} runs without HTCondor: press Ctrl-C where it was started")
+        if state.state in ENDED or state.state == "prepared":
+            raise WrongState(f"{self.name} is {state.state}: there is nothing to cancel")
+        pool.use(self.settings)
+        if not queue.remove(self.name):
+            raise WrongState(f"{self.name}: nothing of it is in the queue of this pool")
+
+    def resume(self) -> str:
+        """Go on after a failure, a hold or a cancel, redoing only what is missing; return what was done."""
+        state = self.status()
+        if state.state == "completed":
+            raise WrongState(f"{self.name} is completed: its model is {state.bundle}")
+        if state.where == "local":
+            local.run(self.folder)
+            return "completed without HTCondor"
+        pool.use(self.settings)
+        if state.state == "held":
+            return f"released {queue.release(self.name)} held jobs"
+        if state.state not in ENDED and state.state != "prepared":
+            raise WrongState(f"{self.name} is {state.state}: there is nothing to resume")
+        _wait_until_gone(self.name)
+        return f"submitted as cluster {queue.submit(self.folder)}"
+
+    def delete(self) -> None:
+        """Delete the run directory and what it alone used of specs and chunks."""
+        state = self.status()
+        if state.state not in (*ENDED, "prepared"):
+            raise WrongState(
+                f"{self.name} is {state.state}: cancel it first (`mlaas-condor cancel {self.name}`)"
+            )
+        run.delete(self.folder, self.settings.store)
+
+
+class _Patience:
+    """Bears with a pool that does not answer, for a minute."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._answered = time.monotonic()
+
+    def check(self, state: RunState) -> None:
+        """Raise `PoolLost` when the pool has been silent for too long."""
+        if not state.unreachable:
+            self._answered = time.monotonic()
+        elif time.monotonic() - self._answered > _PATIENCE:
+            raise PoolLost(
+                f"{state.unreachable}. The run is not touched: once the pool is back "
+                f"(`mlaas-condor pool up`), `mlaas-condor watch {self._name}` goes on"
+            )
+
+
+def _wait_until_gone(name: str) -> None:
+    """Wait until nothing of a run is queued: a second DAGMan beside the first would spoil both."""
+    deadline = time.monotonic() + _GRACE
+    while left := queue.query([name]):
+        if time.monotonic() > deadline:
+            raise WrongState(
+                f"{name}: {len(left)} of its jobs are still in the queue, {left[0].state}; "
+                f"try again once `condor_q` does not show them any more, or `condor_rm -forcex` them"
+            )
+        time.sleep(0.5)
+
+
+def _pool_problem(settings: Settings) -> str:
+    """Turn to the pool, and return why it cannot be asked: what is on disk can be told without."""
+    try:
+        pool.use(settings)
+    except PoolUnreachable as error:
+        return str(error)
+    return ""
+
+
+def states(folders: Iterable[RunFolder], settings: Settings, with_training: bool = False) -> list[RunState]:
+    """Return the states of runs; the schedd is asked once, and only if one of them is not over.
+
+    Parameters
+    ----------
+    folders, settings
+        The runs; where the pool is.
+    with_training
+        Whether to ask where each training is, which takes a call a run.
+    """
+    folders = list(folders)
+    remote = [folder for folder in folders if not folder.local_log.exists()]
+    found = status.of_runs(remote, lambda: _pool_problem(settings), with_training)
+    told = {state.name: state for state in found}
+    told |= {folder.name: local.state(folder) for folder in folders if folder.local_log.exists()}
+    return [told[folder.name] for folder in folders]
