@@ -15,11 +15,8 @@ from mlaas_condor.run import SHARED_STAGES, STAGES, RunFolder
 def store_folders(store: Path, dataset: Dataset, plan: planning.Plan) -> dict[str, Path]:
     """Return where each stage whose output is shared keeps it, by the content it is made from."""
     specs, chunks = dataset.specs_key, dataset.chunks_key
-    # merge also cuts the chunks into tasks, and names the files in MLaaS4HEP's specs.
-    paths = [file.path for file in dataset.files]
-    cutting = (
-        f"{specs} {chunks} {plan.size.model_dump_json()} {plan.wishes.for_data.model_dump_json()} {paths}"
-    )
+    # merge also cuts the chunks into tasks, so it depends on that part of the plan as well.
+    cutting = f"{specs} {chunks} {plan.size.model_dump_json()} {plan.wishes.for_data.model_dump_json()}"
     merge = hashlib.sha256(cutting.encode()).hexdigest()[:20]
     keys = {"specs": specs, "merge": merge, "preprocess": chunks}
     return {stage: store / stage / keys[stage] for stage in SHARED_STAGES}

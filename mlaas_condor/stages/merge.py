@@ -1,13 +1,11 @@
 """The merge stage: join the partial specs, and cut the chunks.
 
-``python -m mlaas_condor.stages.merge dataset.json plan.json SPECS_FOLDER`` writes, into ``output/merge/``,
-``specs.json``, the same as MLaaS4HEP's ``global-specs.json``, and the task lists of the stages that
-depend on what was measured.
+``python -m mlaas_condor.stages.merge dataset.json plan.json SPECS_FOLDER`` writes ``specs.json``, and the task
+lists of the stages that depend on what was measured, into ``output/merge/``.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mlaas_condor import planning
@@ -35,8 +33,6 @@ def work(arguments: list[str], output: Path) -> None:
         raise DataFault("no feature has a value in any event: all lists are empty")
     log.info("%d events, %d columns, %d chunks", merged.events, len(columns), _chunks(dataset, merged))
     merged.write(output / "specs.json")
-    global_specs = specs.to_global_specs(merged, [file.path for file in dataset.files])
-    (output / "global-specs.json").write_text(json.dumps(global_specs, indent=1) + "\n")
     size = plan.size.model_copy(update={"events": merged.events, "columns": len(columns)})
     exact = planning.make(size, plan.wishes.for_data)
     units = {"preprocess": _chunks(dataset, merged), "train": 1}

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.data.features import Columns
-from mlaas_condor.data.specs import Specs
+from mlaas_condor.data.specs import Specs, to_global_specs
 from mlaas_condor.stages.program import everything, log, main, mark
 from mlaas_condor.training import bundle, plots
 from mlaas_condor.training.loop import SPLITS
@@ -54,7 +54,7 @@ def work(_: list[str], output: Path) -> None:
     _describe(recipe, dataset, specs, packed)
     for path in (
         TRAIN / "metrics.json", TRAIN / "history.jsonl", output / "provenance.json", Path("request.json"),
-        Path("specs.json"), Path("global-specs.json"), Path(recipe.model),
+        Path("specs.json"), Path(recipe.model),
     ):  # fmt: skip
         shutil.copy(path, packed / path.name)
     bundle.write(output / f"{recipe.name}.tar.gz", packed)
@@ -86,6 +86,9 @@ def _describe(recipe: Recipe, dataset: Dataset, specs: Specs, packed: Path) -> N
         "padding": recipe.padding,
         "classes": recipe.classes,
     }
+    # Here and not in merge, whose output is shared between runs that may call the same files differently.
+    global_specs = to_global_specs(specs, [file.path for file in dataset.files])
+    (packed / "global-specs.json").write_text(json.dumps(global_specs, indent=1) + "\n")
     (packed / "features.json").write_text(json.dumps(features, indent=1) + "\n")
     (packed / "labels.txt").write_text("\n".join(recipe.classes) + "\n")
     made = bundle.params_json(

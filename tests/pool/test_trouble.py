@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,18 @@ def test_ctrl_c_while_watching_leaves_the_run_alone(settings, request_folder):
     assert process.returncode == 130
     assert f"watch {run.name}" in said
     assert run.wait(timeout=200).state == "completed"
+
+
+def test_a_log_is_followed_from_before_the_job_starts_to_its_end(settings, request_folder):
+    prepend_to_model(request_folder, SLEEP)
+    run = submit(request_folder, settings)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(lambda: list(run.follow_logs("train", 0)))
+        run.wait(timeout=200)
+        pieces = following.result(timeout=30)
+    assert len(pieces) > 1, "as it was written, not at the end"
+    assert "".join(pieces) == run.logs("train", 0)
+    assert "epoch 3/3" in "".join(pieces)
 
 
 def test_a_gpu_is_asked_for_by_the_training_only(settings, request_folder):
