@@ -1,7 +1,7 @@
 """The merge stage: join the partial specs, and cut the chunks.
 
-``python -m mlaas_condor.stages.merge dataset.json plan.json SPECS_FOLDER`` writes ``specs.json``, and the task
-lists of the stages that depend on what was measured, into ``output/merge/``.
+``python -m mlaas_condor.stages.merge dataset.json plan.json SPECS_FOLDER`` writes ``specs.json``, and the
+task lists of the stages that depend on what was measured, into ``output/merge/``.
 """
 
 from __future__ import annotations
