@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tth"
@@ -19,6 +20,11 @@ def copy_example(parent, **params):
     (folder / "data").symlink_to(EXAMPLE / "data")
     edit(folder, "params.json", **{"epochs": 3, **params})
     return folder
+
+
+def interruptible():
+    """For ``preexec_fn``: let Ctrl-C reach a program also where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def edit(folder, name, /, **keys):

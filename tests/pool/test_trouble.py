@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from example_tools import copy_example, edit, prepend_to_model
+from example_tools import copy_example, edit, interruptible, prepend_to_model
 from pool_tools import jobs_by_stage, settings_of, stage, submit, turn_to, wait_for
 
 from mlaas_condor import runs, workflow
@@ -161,7 +161,8 @@ def test_ctrl_c_while_watching_leaves_the_run_alone(settings, request_folder):
     run = submit(request_folder, settings)
     program = Path(sys.executable).with_name("mlaas-condor")
     command = [program, "--home", settings.home, "--pool", "personal", "watch", run.name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=interruptible) as process:
         wait_for(run, lambda state: stage(state, "train").running)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=30)

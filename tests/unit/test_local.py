@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from example_tools import copy_example, prepend_to_model
+from example_tools import copy_example, interruptible, prepend_to_model
 
 from mlaas_condor import local, settings, workflow
 from mlaas_condor.errors import RunFailed, WrongState
@@ -65,7 +65,8 @@ def test_ctrl_c_stops_the_jobs_and_says_how_to_go_on(tmp_path, home):
     prepend_to_model(folder, "import time\nprint('sleeping', flush=True)\ntime.sleep(60)")
     program = Path(sys.executable).with_name("mlaas-condor")
     command = [program, "--home", home.home, "run", "--local", folder]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=interruptible) as process:
         log = home.runs / "tth_1" / "logs" / "train.0.out"
         deadline = time.monotonic() + 60
         while not (log.exists() and "sleeping" in log.read_text()):
