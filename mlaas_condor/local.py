@@ -146,7 +146,7 @@ def _notes(folder: RunFolder) -> Iterator[dict[str, Any]]:
 def _stages(folder: RunFolder, word: State) -> Iterator[StageState]:
     """Yield the stages; the first that is not done is the one that runs, or failed."""
     before = True
-    for stage in stages_by_output(folder).values():
+    for stage in stages_by_output(folder, folder.done()).values():
         done = stage.word in ("done", "reused")
         if before and not done and word in ("running", "failed"):
             stage = replace(stage, running=int(word == "running"), failed=int(word == "failed"))
@@ -155,11 +155,12 @@ def _stages(folder: RunFolder, word: State) -> Iterator[StageState]:
 
 
 def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: int, lock: int) -> None:
-    total = len(folder.task_units(stage))
-    if not _find_missing(folder, stage):
+    missing = _find_missing(folder, stage)
+    units = folder.task_units(stage)  # now, as output of merge may have come from the store
+    total = len(units)
+    if not missing:
         progress(stage, total, total, "")
         return
-    total = len(folder.task_units(stage))
     todo = jobs_of(folder, stage)
     done = total - len(todo)
     finished = itertools.count(done + 1)
@@ -169,7 +170,7 @@ def _run_stage(folder: RunFolder, stage: str, progress: Progress, side_by_side: 
     def one(job: Job) -> None:
         nonlocal done
         code = sandboxes.run(job, lambda line: progress(stage, done, total, line))
-        if code or job.task not in folder.tasks_done(stage):
+        if code or not all(folder.is_complete(stage, unit) for unit in units[job.task]):
             raise _TaskFailed(folder.name, _failure(folder, stage, job, code))
         done = next(finished)
         progress(stage, done, total, "")

@@ -201,6 +201,10 @@ class RunFolder:
         done = self.units_done(stage)
         return {task for task, units in self.task_units(stage).items() if done.issuperset(units)}
 
+    def done(self) -> dict[str, set[int]]:
+        """Return the tasks of every stage whose units are all complete."""
+        return {stage: self.tasks_done(stage) for stage in STAGES}
+
 
 def reserve(runs: Path, name: str) -> str:
     """Take the next free ``name_n``; no two callers get the same one, nor one that was ever used."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -182,10 +183,18 @@ class RunState:
         return {**dataclasses.asdict(self), "stages": stages, "elapsed": self.elapsed}
 
 
-def stages_by_output(folder: RunFolder) -> dict[str, StageState]:
-    """Return what the output alone says of each stage."""
+def stages_by_output(folder: RunFolder, done: Mapping[str, set[int]]) -> dict[str, StageState]:
+    """Return what the output alone says of each stage.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    done
+        What `RunFolder.done` returned: looking at every file of the output is not for free.
+    """
     return {
-        stage: StageState(stage, tasks=len(folder.task_units(stage)), done=len(folder.tasks_done(stage)))
+        stage: StageState(stage, tasks=len(folder.task_units(stage)), done=len(done[stage]))
         for stage in STAGES
     }
 

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mlaas_condor.errors import PoolLost, PoolUnreachable, SubmitRefused
+from mlaas_condor.errors import CannotWrite, PoolLost, PoolUnreachable, SubmitRefused
 from mlaas_condor.run import RunFolder
 
 STATES = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "running", 7: "suspended"}
 _ATTRIBUTES = [
-    "ClusterId", "ProcId", "JobStatus", "JobUniverse", "MLaaSRun", "MLaaSStage", "MLaaSTask", "HoldReason",
-    "HoldReasonCode", "HoldReasonSubCode", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs",
-    "EnteredCurrentStatus", "RequireGPUs", "GPUsMinMemory", "GPUsMinCapability",
+    "ClusterId", "ProcId", "JobStatus", "MLaaSRun", "MLaaSStage", "MLaaSTask", "RequestCpus",
+    "RequestMemory", "RequestDisk", "RequestGPUs", "RequireGPUs", "GPUsMinMemory", "GPUsMinCapability",
 ]  # fmt: skip
 
 
@@ -87,13 +86,15 @@ def submit(folder: RunFolder) -> int:
     ------
     SubmitRefused
         The schedd answers, but does not take it.
+    CannotWrite
+        The run directory has no room for what goes with the submission.
     """
     import htcondor2
 
     with _pool_errors():
         schedd = htcondor2.Schedd()
-    folder.submitted_to.write_text(here() + "\n", "utf-8")
     try:
+        folder.submitted_to.write_text(here() + "\n", "utf-8")
         # "Force" because the output is what counts, not what an earlier rescue file says of it. The path
         # is absolute, because the working directory belongs to all threads of a process.
         options = {"Force": True, "BatchName": folder.name}
@@ -104,10 +105,12 @@ def submit(folder: RunFolder) -> int:
         return int(schedd.submit(description).cluster())
     except (htcondor2.HTCondorException, RuntimeError) as error:
         raise SubmitRefused(f"HTCondor did not take {folder.name}: {_last_line(error)}") from error
+    except OSError as error:
+        raise CannotWrite(f"{folder.path}: {error.strerror}: {folder.name} was not submitted") from error
 
 
-def query(runs: list[str] | None = None) -> list[QueuedJob]:
-    """Return the queued jobs of the named runs (None: of all), in one query.
+def query(runs: list[str]) -> list[QueuedJob]:
+    """Return the queued jobs of the named runs, in one query.
 
     Raises
     ------
@@ -116,9 +119,7 @@ def query(runs: list[str] | None = None) -> list[QueuedJob]:
     """
     import htcondor2
 
-    constraint = "MLaaSRun =!= undefined"
-    if runs is not None:
-        constraint = " || ".join(f'MLaaSRun == "{name}"' for name in runs) or "false"
+    constraint = " || ".join(f'MLaaSRun == "{name}"' for name in runs) or "false"
     with _pool_errors(PoolLost):
         ads = htcondor2.Schedd().query(constraint=constraint, projection=_ATTRIBUTES)
     return [_queued_job(ad) for ad in ads]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from mlaas_condor.batch import events, logs, queue, reasons, waiting
@@ -87,13 +87,13 @@ def _idle_no_more(stage: StageState) -> StageState:
 def _from_files(folder: RunFolder) -> RunState:
     """Tell the state from the run directory alone."""
     dagman = events.read(folder.dagman_log)
-    stages = stages_by_output(folder)
+    done = folder.done()
+    stages = stages_by_output(folder, done)
     jobs = events.read(folder.events_log)
     since = dagman[-1].submitted if dagman else 0.0
     for stage, so_far in stages.items():
         mine = [job for job in jobs if job.stage == stage]
-        done = folder.tasks_done(stage)
-        stages[stage] = _with_jobs(so_far, mine, done, since, over=_is_over(dagman))
+        stages[stage] = _with_jobs(so_far, mine, done[stage], since, over=_is_over(dagman))
     bundle = bundle_path(folder)
     state = _run_state(dagman, stages.values(), bundle)
     return RunState(
@@ -103,7 +103,7 @@ def _from_files(folder: RunFolder) -> RunState:
         stages=tuple(_mark_reused(stages)),
         submitted=dagman[-1].submitted if dagman else None,
         ended=dagman[-1].changed if _is_over(dagman) else None,
-        failures=_all_failures(folder, [job for job in jobs if job.submitted >= since], state),
+        failures=_all_failures(folder, [job for job in jobs if job.submitted >= since], done, state),
         bundle=bundle,
     )
 
@@ -159,12 +159,14 @@ def _mark_reused(stages: dict[str, StageState]) -> Iterable[StageState]:
         yield replace(stage, reused=whole and stage.started is None)
 
 
-def _all_failures(folder: RunFolder, jobs: list[events.Job], state: State) -> tuple[Failure, ...]:
+def _all_failures(
+    folder: RunFolder, jobs: list[events.Job], done: Mapping[str, set[int]], state: State
+) -> tuple[Failure, ...]:
     if state in ("completed", "cancelled"):
         return ()
     # When a job fails DAGMan removes the others of its stage: that is no news.
     own = [job for job in jobs if job.state != "removed"]
-    found = tuple(_failures(folder, own)) or tuple(_failures(folder, jobs))
+    found = tuple(_failures(folder, own, done)) or tuple(_failures(folder, jobs, done))
     return found or (tuple(_dagman_failures(folder)) if state == "failed" else ())
 
 
@@ -182,12 +184,11 @@ def _dagman_failures(folder: RunFolder) -> Iterable[Failure]:
         )
 
 
-def _failures(folder: RunFolder, jobs: list[events.Job]) -> Iterable[Failure]:
+def _failures(folder: RunFolder, jobs: list[events.Job], done: Mapping[str, set[int]]) -> Iterable[Failure]:
     """Tell of the jobs of each stage's last submission that have no output and will not bring any."""
     last = {job.stage: job.cluster for job in jobs}
-    done = {stage: folder.tasks_done(stage) for stage in last}
     for job in jobs:
-        if job.cluster != last[job.stage] or job.task in done[job.stage]:
+        if job.cluster != last[job.stage] or job.task in done.get(job.stage, ()):
             continue
         where = (folder.name, job.stage, job.task)
         if job.state == "ended":

@@ -70,8 +70,6 @@ class Survey:
         Branches that can be features, by name.
     left_out
         Every other branch, with the reason.
-    compressed
-        Bytes of the tree on disk.
     """
 
     uuid: str
@@ -79,7 +77,6 @@ class Survey:
     entries: int
     branches: Mapping[str, Branch]
     left_out: Mapping[str, str]
-    compressed: int
 
 
 def open_tree(path: str, tree: str) -> Any:
@@ -140,7 +137,6 @@ def survey(path: str, tree: str) -> Survey:
         entries=int(found.num_entries),
         branches=branches,
         left_out=left_out,
-        compressed=int(getattr(found, "compressed_bytes", 0)),
     )
 
 
