@@ -21,6 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
+	$(BIN)/python benchmarks/data.py examples/tth/data/*.root
 	$(BIN)/python benchmarks/pipeline.py
 
 # The virtual environment is made anew whenever what it should hold changes.

@@ -9,7 +9,7 @@ import typer
 
 from mlaas_condor.errors import MlaasError
 
-from . import pool, requests, runs
+from . import inspecting, pool, requests, runs
 from .common import AsJson, Options, console, print_json, settings, show_error
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 requests.add_to(app)
+inspecting.add_to(app)
 runs.add_to(app)
 app.add_typer(pool.app, name="pool")
 

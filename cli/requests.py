@@ -10,6 +10,7 @@ from .common import AsJson, console, print_json, print_table, program, settings,
 from .watching import watch_run, with_progress_bars
 
 if TYPE_CHECKING:
+    from mlaas_condor.data.dataset import Dataset
     from mlaas_condor.prepare import Prepared
     from mlaas_condor.settings import Settings
 
@@ -124,6 +125,11 @@ def _plan_as_dict(prepared: Prepared, texts: dict[str, str]) -> dict[str, object
     }
 
 
+def _of_trees(dataset: Dataset) -> str:
+    trees = sorted({file.tree for file in dataset.files if file.tree})
+    return f" of tree {', '.join(trees)}" if trees else ""
+
+
 def _show_plan(prepared: Prepared, options: Settings) -> None:
     from rich.table import Table
 
@@ -148,10 +154,16 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
     print_table(inputs)
     planned = prepared.plan.size
     out.print(
-        f"\n{planned.events} events of tree {dataset.tree}; {planned.flat} flat and {planned.jagged} jagged "
+        f"\n{planned.events} events{_of_trees(dataset)}; {planned.flat} flat and {planned.jagged} jagged "
         f"branches, about {planned.columns} columns; {planned.chunks} chunks; "
         f"{len(prepared.left_out)} branches cannot be features"
     )
+    for definition in dataset.steps.definitions:
+        out.print(f"new branch {definition.name} = {definition.expression}")
+    for cut in dataset.steps.cuts:
+        out.print(f"cut {cut.title}")
+    if dataset.function:
+        out.print(f"each record goes through preprocessing(rec) of {dataset.function.name}")
     out.print(
         f"model {recipe.model} ({prepared.model.framework}), {recipe.epochs} epochs, "
         f"batches of {recipe.batch_size}\n"

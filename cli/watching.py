@@ -79,5 +79,8 @@ def show_result(run: Run) -> None:
     out = console()
     if test.get("auc") is not None:
         out.print(f"test AUC {test['auc']:.4f} on {test['events']} events the training never saw")
+    if test.get("rmse") is not None:
+        numbers = f"RMSE {test['rmse']:.4g}, mean residual {test['bias']:.4g}"
+        out.print(f"test {numbers} on {test['events']} events the training never saw")
     out.print(f"bundle {run.model()}")
     out.print(f"next: {program()} model {run.name} -o {run.name}.tar.gz")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlaas_condor.errors import MlaasError, RequestError
+    from mlaas_condor.inspection import inspect
     from mlaas_condor.request import Request
     from mlaas_condor.runs import Run
     from mlaas_condor.settings import Settings
@@ -24,6 +25,7 @@ __all__ = [
     "RequestError",
     "Run",
     "Settings",
+    "inspect",
     "list_runs",
     "open_run",
     "plan",
@@ -36,6 +38,7 @@ _HOMES = {
     "Request": "request",
     "Run": "runs",
     "Settings": "settings",
+    "inspect": "inspection",
 }
 
 

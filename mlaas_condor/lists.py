@@ -1,108 +1,197 @@
-"""The lists of a request: its input files, globs expanded, and the label of each."""
+"""The lists of a request: its input files, globs expanded, and the label and the weight of each."""
 
 from __future__ import annotations
 
 import glob
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from mlaas_condor.data.inputs import Branch
-from mlaas_condor.errors import Problem
+from mlaas_condor.data import storage
+from mlaas_condor.data.source import Branch
+from mlaas_condor.errors import InputUnreadable, Problem
 from mlaas_condor.reading import content_lines, nearest
 from mlaas_condor.request import Request
 
+# The path of a tree after the name of a file; no Windows drive, no port of a URL.
+_TREE = re.compile(r"(?P<file>.+):(?P<tree>[^:\\?*\[\]]+)")
+
 
 @dataclass(frozen=True)
-class Labels:
-    """Where the labels of events come from: the label of each file, or the name of a branch."""
+class Input:
+    """One input: a path or URL, and the path of the tree in it."""
+
+    path: str
+    tree: str
+
+
+@dataclass(frozen=True)
+class PerEvent:
+    """What every event has: that of its file, one a file as the user wrote it, or the value of a branch."""
 
     of_files: list[str]
     branch: str = ""
 
 
-def read_lists(request: Request) -> tuple[list[str], Labels]:
-    """Return the input files and their labels; a glob gives its label to all files it matches.
+@dataclass(frozen=True)
+class Lists:
+    """The lists of a request; labels and weights belong to the inputs by position."""
 
-    Labels that are no file that is there may name a branch: `check_label_branch` tells once the branches
-    are known.
+    inputs: list[Input]
+    labels: PerEvent
+    weights: PerEvent
+
+
+def read_lists(request: Request) -> Lists:
+    """Return the input files, their labels and weights; a glob gives its own to all files it matches.
+
+    Labels or weights that are no file that is there may name a branch: `check_branch` tells once the
+    branches are known.
     """
-    lines = _read_list(request, "files", request.job.files)
+    lines = _read_list(request, "files", request.job.files, "one input file a line")
     groups = [_expand(request, line) for line in lines]
-    paths = [path for group in groups for path in group]
-    named = request.job.labels
+    labels = _of_files(request, "labels", request.job.labels, groups)
+    weights = _of_files(request, "weights", request.job.weights or [], groups)
+    if all(groups):  # where files are missing, so may be labels
+        _check_labels(request, labels)
+    _check_weights(request, weights)
+    return Lists([each for group in groups for each in group], labels, weights)
+
+
+def _of_files(
+    request: Request, key: str, named: str | list[str | int | float], groups: list[list[Input]]
+) -> PerEvent:
+    """Return what ``named`` says of each file: the list itself, a file with it, or a branch."""
     if isinstance(named, str) and named and not os.path.lexists(request.path(named)):
-        return paths, Labels([], named)
-    labels = _read_list(request, "labels", named)
-    if not lines or not labels:
-        return paths, Labels([])
-    if len(labels) not in (len(lines), len(paths)):
-        what = f"there are {len(labels)} labels and {len(lines)} files"
-        request.problems.append(Problem("job.json: labels", what, "one label a line, in the order of files"))
-        return paths, Labels([])
-    if len(set(labels)) == 1:
-        what = f"all files have the label {labels[0]!r}"
+        return PerEvent([], named)
+    values = _read_list(request, key, named, "one a line, in the order of files")
+    files = sum(map(len, groups))
+    if not groups or not values:
+        return PerEvent([])
+    if len(values) not in (len(groups), files):
+        what = f"there are {len(values)} {key} and {len(groups)} files"
+        request.problems.append(Problem(f"job.json: {key}", what, "one a line, in the order of files"))
+        return PerEvent([])
+    if len(values) == len(groups):
+        values = [value for value, group in zip(values, groups, strict=True) for _ in group]
+    return PerEvent(values)
+
+
+def _check_labels(request: Request, labels: PerEvent) -> None:
+    if request.job.task == "regression":
+        if labels.of_files:
+            what = "a regression needs the name of a branch, a number an event"
+            request.problems.append(Problem("job.json: labels", what, 'or remove "task": "regression"'))
+        return
+    if len(set(labels.of_files)) == 1:
+        what = f"all files have the label {labels.of_files[0]!r}"
         request.problems.append(Problem("job.json: labels", what, "a classifier needs two classes at least"))
-    if len(labels) == len(lines):
-        labels = [label for label, group in zip(labels, groups, strict=True) for _ in group]
-    return paths, Labels(labels)
 
 
-def check_label_branch(request: Request, labels: Labels, branches: Mapping[str, Branch]) -> None:
-    """Make sure that labels which are no file name a branch with one number an event."""
-    name = labels.branch
+def _check_weights(request: Request, weights: PerEvent) -> None:
+    for value in dict.fromkeys(weights.of_files):
+        try:
+            usable = math.isfinite(float(value))
+        except ValueError:
+            usable = False
+        if not usable:
+            request.problems.append(Problem("job.json: weights", f"{value!r} is not a number"))
+            return
+    if weights.of_files and not any(float(value) > 0 for value in weights.of_files):
+        request.problems.append(Problem("job.json: weights", "none is above 0", "their sum must be"))
+
+
+def check_branch(
+    request: Request,
+    key: str,
+    values: PerEvent,
+    branches: Mapping[str, Branch],
+    left_out: Mapping[str, str],
+) -> None:
+    """Make sure that labels or weights which are no file name a branch with one number an event."""
+    name = values.branch
     if not name or (name in branches and branches[name].kind == "flat"):
         return
     if name in branches:
-        what = f"branch {name!r} is jagged, a label is one number an event"
-        request.problems.append(Problem("job.json: labels", what))
+        what = f"branch {name!r} is jagged, one number an event is needed"
+        request.problems.append(Problem(f"job.json: {key}", what))
+        return
+    if name in left_out:
+        what = f"branch {name!r} cannot be used: it {left_out[name]}; a number an event is needed"
+        request.problems.append(Problem(f"job.json: {key}", what))
         return
     path = request.path(name)
     near = nearest(name, [*names_beside(path, path.suffix or ".txt"), *branches])
-    request.problems.append(Problem(f"job.json: labels: {name}", "no such file, and no such branch", near))
+    request.problems.append(Problem(f"job.json: {key}: {name}", "no such file, and no such branch", near))
 
 
-def _read_list(request: Request, key: str, value: str | list[str | int | float] | list[str]) -> list[str]:
-    if isinstance(value, list):
-        items = [str(item) for item in value]
-    elif not value:
+def _read_list(request: Request, key: str, value: str | Sequence[str | int | float], each: str) -> list[str]:
+    if not isinstance(value, str):
+        return [str(item) for item in value]
+    if not value:
         return []
-    else:
-        path = request.path(value)
-        try:
-            items = list(content_lines(path.read_text("utf-8-sig")))
-        except FileNotFoundError:
-            near = nearest(path.name, names_beside(path, path.suffix or ".txt"))
-            request.problems.append(Problem(f"job.json: {key}: {value}", "no such file", near))
-            return []
-        except (OSError, ValueError) as error:
-            request.problems.append(Problem(f"job.json: {key}: {value}", f"cannot be read: {error}"))
-            return []
+    path = request.path(value)
+    try:
+        items = list(content_lines(path.read_text("utf-8-sig")))
+    except FileNotFoundError:
+        near = nearest(path.name, names_beside(path, path.suffix or ".txt"))
+        request.problems.append(Problem(f"job.json: {key}: {value}", "no such file", near))
+        return []
+    except (OSError, ValueError) as error:
+        request.problems.append(Problem(f"job.json: {key}: {value}", f"cannot be read: {error}"))
+        return []
     if not items:
-        named = f": {value}" if isinstance(value, str) else ""
-        request.problems.append(Problem(f"job.json: {key}{named}", "is empty", "one line a ROOT file"))
+        request.problems.append(Problem(f"job.json: {key}: {value}", "is empty", each))
     return items
 
 
-def _expand(request: Request, line: str) -> list[str]:
-    if "://" in line:
-        request.problems.append(Problem(line, "remote files are not supported in this version"))
-        return []
-    path = request.path(line)
-    if request.params.redirector and not glob.has_magic(line) and not os.path.lexists(path):
+def _expand(request: Request, line: str) -> list[Input]:
+    """Return the inputs that a line of the list of files stands for."""
+    file, tree = _split_tree(request, line)
+    if storage.scheme(file) == "file":  # on the access point: it travels like any other
+        file = unquote(urlsplit(file).path)
+    if storage.is_url(file):
+        return [Input(path, tree) for path in _expand_url(request, file)]
+    path = request.path(file)
+    if request.params.redirector and not glob.has_magic(file) and not os.path.lexists(path):
         what = f"is not here, and files of the redirector {request.params.redirector} are not supported"
         request.problems.append(Problem(line, f"{what} in this version"))
         return []
-    if not glob.has_magic(line) or os.path.lexists(path):
-        return [str(path)]
+    if not glob.has_magic(file) or os.path.lexists(path):
+        return [Input(str(path), tree)]
     # Only the line is a pattern: the folder of the request may have brackets in its name.
-    pattern = str(path) if Path(line).expanduser().is_absolute() else line
+    pattern = str(path) if Path(file).expanduser().is_absolute() else file
     matches = glob.glob(pattern, root_dir=request.folder, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute one
     found = sorted(str(request.path(each)) for each in matches)
     if not found:
         request.problems.append(Problem(line, "matches no file"))
-    return found
+    return [Input(each, tree) for each in found]
+
+
+def _expand_url(request: Request, url: str) -> list[str]:
+    try:
+        return storage.expand(url)
+    except InputUnreadable as error:
+        request.problems.append(Problem("files", str(error)))
+        return []
+
+
+def _split_tree(request: Request, line: str) -> tuple[str, str]:
+    file, tree = split_tree(line, request.path(line))
+    return file, tree or request.params.branch
+
+
+def split_tree(line: str, local: Path) -> tuple[str, str]:
+    """Split ``file.root:tree``; a file of the whole name, which is at ``local``, comes first."""
+    match = _TREE.fullmatch(line)
+    whole = not storage.is_url(line) and os.path.lexists(local)
+    if match and not whole and storage.suffixes(match["file"]) and not match["tree"].startswith("//"):
+        return match["file"], match["tree"]
+    return line, ""
 
 
 def names_beside(path: Path, suffix: str) -> list[str]:

@@ -131,6 +131,7 @@ def state(folder: RunFolder) -> RunState:
         training=Training.last_of(log.read_text("utf-8", "replace")) if training else None,
         failures=(Failure(**last["failure"]),) if word == "failed" else (),
         bundle=bundle_path(folder),
+        notes=folder.notes(),
     )
 
 
@@ -148,6 +149,8 @@ def _stages(folder: RunFolder, word: State) -> Iterator[StageState]:
     before = True
     for stage in stages_by_output(folder, folder.done()).values():
         done = stage.word in ("done", "reused")
+        if done and not any(folder.logs.glob(f"{stage.stage}.*")):
+            stage = replace(stage, reused=True)
         if before and not done and word in ("running", "failed"):
             stage = replace(stage, running=int(word == "running"), failed=int(word == "failed"))
         before = before and done

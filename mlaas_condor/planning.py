@@ -8,16 +8,18 @@ from __future__ import annotations
 from math import ceil
 
 from mlaas_condor.data import chunks
+from mlaas_condor.data.streaming import MIXED
 from mlaas_condor.jsonfile import JsonFile, Plain
 
-# Measured with benchmarks/pipeline.py and rounded down.
-SPECS_RATE = 4e6  # branches x events a second
-CHUNK_RATE = 3e6  # columns x events a second, reading, padding and compressing
+# Measured with benchmarks/data.py and benchmarks/pipeline.py, and rounded down.
+SPECS_RATE = 8e6  # values a second, reading and measuring
+CHUNK_RATE = 6e6  # values a second, reading and compressing
 TRAIN_RATE = 1e7  # columns x events x epochs a second, a small network
 TRANSFER_RATE = 50e6  # bytes a second, into a job
 START_SECONDS = 5.0  # from a matched slot to the first line of ours
-MOST_ENTRIES = 50_000  # of one entry range: bounds the memory of a specs task
+BLOCK_MIB = 32  # of values that are measured at a time
 BYTES_A_VALUE = 4
+BRANCH_MIB = 0.3  # of the distribution of a branch, while it is measured or joined
 TREE_MIB = 0.013  # of an open tree, a branch
 STAGE_MEMORY = 300  # MiB of Python with uproot
 TRAIN_MEMORY = 1500  # MiB of Python with TensorFlow
@@ -95,8 +97,8 @@ class Size(Plain):
         Input files, and bytes of all of them.
     transferred
         Bytes of those that travel with the jobs.
-    events, flat, jagged, columns
-        Entries used; feature branches; columns of the matrix, as far as known.
+    events, flat, jagged, columns, values
+        Entries used; feature branches; columns of the matrix, and values of an event, as far as known.
     chunk_size
         Events a chunk.
     """
@@ -108,6 +110,7 @@ class Size(Plain):
     flat: int
     jagged: int
     columns: int
+    values: int
     chunk_size: int
 
     @property
@@ -120,6 +123,18 @@ class Size(Plain):
         """MiB of the matrix of one chunk, the largest that events of this number could make."""
         most = self.events if self.chunk_size == -1 else min(self.events, self.chunk_size)
         return self.columns * most * BYTES_A_VALUE / MIB
+
+    @property
+    def batch_mib(self) -> float:
+        """MiB of the values of the chunks that are made together."""
+        most = self.events if self.chunk_size == -1 else min(self.events, self.chunk_size)
+        chunk = self.values * most * BYTES_A_VALUE / MIB
+        return min(max(chunk, chunks.BATCH_BYTES / MIB), self.values_mib)
+
+    @property
+    def values_mib(self) -> float:
+        """MiB of all values of all events: what the chunks hold, before they are compressed."""
+        return self.values * self.events * BYTES_A_VALUE / MIB
 
     @property
     def matrix_mib(self) -> float:
@@ -139,15 +154,26 @@ class Plan(JsonFile):
         return next(stage for stage in self.stages if stage.stage == name)
 
 
+def block_entries(values: float, work: float = 0.0) -> int:
+    """Return how many entries are measured at a time.
+
+    Parameters
+    ----------
+    values, work
+        Values of an entry; bytes that reading it takes beside these.
+    """
+    return max(100, int(BLOCK_MIB * MIB / (BYTES_A_VALUE * max(values, 1.0) + work)))
+
+
 def specs_jobs(size: Size, wishes: Wishes) -> int:
     """Return the number of specs jobs."""
-    seconds = (size.flat + size.jagged) * size.events / SPECS_RATE
+    seconds = size.values * size.events / SPECS_RATE
     return min(wishes.specs_jobs or _split(seconds, wishes.job_seconds, size.files), size.events)
 
 
 def preprocess_jobs(size: Size, wishes: Wishes) -> int:
     """Return the number of preprocess jobs; each needs all local files, so few large ones may win."""
-    seconds = size.columns * size.events / CHUNK_RATE
+    seconds = size.values * size.events / CHUNK_RATE
     target = max(wishes.job_seconds, size.transferred / TRANSFER_RATE)
     return min(wishes.preprocess_jobs or _split(seconds, target, size.chunks), size.chunks)
 
@@ -178,9 +204,9 @@ def make(size: Size, wishes: Wishes) -> Plan:
 
 def _seconds(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:
     return {
-        "specs": (size.flat + size.jagged) * size.events / SPECS_RATE / jobs["specs"],
+        "specs": size.values * size.events / SPECS_RATE / jobs["specs"],
         "merge": 0.0,
-        "preprocess": size.columns * size.events / CHUNK_RATE / jobs["preprocess"],
+        "preprocess": size.values * size.events / CHUNK_RATE / jobs["preprocess"],
         "train": size.columns * size.events * wishes.epochs / TRAIN_RATE,
         "report": 5.0,
     }
@@ -188,13 +214,13 @@ def _seconds(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, floa
 
 def _memory(size: Size, wishes: Wishes) -> dict[str, float]:
     """Return MiB: the program, the data it holds at once and the copies it makes of it."""
-    range_mib = min(MOST_ENTRIES, size.events) * size.columns * BYTES_A_VALUE / MIB
-    trees_mib = min(size.files, chunks.OPEN_TREES) * (size.flat + size.jagged) * TREE_MIB
+    trees_mib = min(size.files, chunks.OPEN_FILES) * (size.flat + size.jagged) * TREE_MIB
     needed = {
-        "specs": STAGE_MEMORY + 3 * range_mib,
-        "merge": STAGE_MEMORY,
-        "preprocess": STAGE_MEMORY + 4 * size.chunk_mib + trees_mib,
-        "train": TRAIN_MEMORY + 6 * size.chunk_mib,
+        "specs": STAGE_MEMORY + 5 * BLOCK_MIB + (size.flat + size.jagged) * BRANCH_MIB,
+        "merge": STAGE_MEMORY + 3 * (size.flat + size.jagged) * BRANCH_MIB,
+        "preprocess": STAGE_MEMORY + 4 * size.batch_mib + trees_mib,
+        # The matrices of the chunks that are mixed, as read, put together, and within the framework.
+        "train": TRAIN_MEMORY + 3 * min(MIXED * size.chunk_mib, size.matrix_mib) + 2 * size.chunk_mib,
         "report": STAGE_MEMORY + 200,
     }
     asked = {stage: max(each, wishes.least_memory) for stage, each in needed.items()}
@@ -207,8 +233,9 @@ def _disk(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:
     return {
         "specs": transferred + 100,
         "merge": 100,
-        "preprocess": transferred + size.matrix_mib / jobs["preprocess"] + 100,
-        "train": wishes.disk or size.matrix_mib + 500,
+        "preprocess": transferred + size.values_mib / jobs["preprocess"] + 100,
+        # The chunks, and their matrices, which are kept between epochs.
+        "train": wishes.disk or size.values_mib + size.matrix_mib + 500,
         "report": 500,
     }
 

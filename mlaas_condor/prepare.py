@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from math import ceil
 from pathlib import Path
 
-from mlaas_condor import planning
-from mlaas_condor.data import chunks
-from mlaas_condor.data.dataset import Dataset, EntryRange, InputFile, share, split_entries
-from mlaas_condor.data.inputs import Branch, Survey, longest_lists, survey
-from mlaas_condor.data.selection import Selection, select
+from mlaas_condor import choice, planning, sampling
+from mlaas_condor.data import chunks, storage
+from mlaas_condor.data.dataset import Dataset, Function, InputFile, share, split_entries
+from mlaas_condor.data.inputs import open_source
+from mlaas_condor.data.selection import Selector
+from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem, RequestError
-from mlaas_condor.lists import Labels, check_label_branch, names_beside, read_lists
-from mlaas_condor.reading import nearest
-from mlaas_condor.request import Metrics, Request
+from mlaas_condor.lists import Lists, PerEvent, names_beside, read_lists
+from mlaas_condor.reading import digest_of, nearest
+from mlaas_condor.request import BadFiles, Metrics, Request
 from mlaas_condor.settings import Settings
+from mlaas_condor.survey import Surveyed, look
 from mlaas_condor.training import models
-from mlaas_condor.training.recipe import Recipe, classes_of
+from mlaas_condor.training.recipe import FEWEST, Recipe, classes_of
 
 TRAINABLE = ("keras", "keras2")
-_FEWEST = 5  # events of a class: with fewer, the split leaves none for training or for testing
-_OPENERS = 16  # files looked at side by side
-_SAMPLED = 5  # files whose first entries are read, to guess how long jagged branches get
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,10 @@ class Prepared:
         What the jobs will do; the recipe still has the request's name.
     model, companions
         The user's model file, looked at; modules and packages of the user's that it imports.
+    function, modules
+        The user's file with ``preprocessing(rec)``, None for none; modules of the user's that it imports.
+    given
+        Specs to use instead of measuring; None where they are measured.
     left_out
         Branches that cannot be features, with the reason.
     warnings
@@ -52,6 +54,9 @@ class Prepared:
     plan: planning.Plan
     model: models.ModelFile
     companions: list[Path]
+    function: Path | None
+    modules: list[Path]
+    given: Specs | None
     left_out: dict[str, str]
     warnings: list[str]
 
@@ -65,49 +70,56 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         With every problem found, not only the first.
     """
     request = replace(request, problems=list(request.problems), warnings=list(request.warnings))
-    _refuse_later_features(request)
     _check_gpus(request)
     model = _check_model(request)
-    paths, labels = read_lists(request)
-    surveys = _survey(request, paths)
-    selection = _select(request, paths, surveys, labels)
+    lists = read_lists(request)
+    wanted = choice.read(request)
+    surveyed = look(request, lists.inputs, wanted.function)
+    chosen = choice.make(request, lists, surveyed, wanted)
     request.check()
-    if model is None or selection is None:  # cannot be: either is None only with a problem
+    if model is None or chosen is None:  # cannot be: either is None only with a problem
         raise RequestError([Problem("job.json", "names no model or no files")])
-    dataset = _dataset(request, paths, surveys, selection, labels)
-    _check_classes(request, dataset, labels.of_files)
+    labels = _of_files(lists.labels, surveyed)
+    dataset = _dataset(request, lists, surveyed, chosen)
+    _check_classes(request, dataset, labels)
     request.check()
-    columns = len(selection.flat) + _longest(request, paths, surveys, selection.jagged)
+    sample = sampling.take(dataset, [each.lengths for each in surveyed.files])
+    if not dataset.may_lose:
+        request.problems += [Problem("files", problem) for problem in sample.problems]
+        request.check()
+    work = max(each.work for each in surveyed.files)
+    dataset = dataset.model_copy(update={"block": planning.block_entries(sample.values, work)})
+    sizes = sum(each.size for each in surveyed.files)
     size = planning.Size(
-        files=len(paths),
-        bytes=sum(each.size for each in surveys),
-        transferred=sum(each.size for each in surveys),
+        files=len(surveyed.files),
+        bytes=sizes,
+        transferred=sum(file.size for file in dataset.files if file.staged),
         events=dataset.events,
-        flat=len(selection.flat),
-        jagged=len(selection.jagged),
-        columns=columns,
+        flat=len(dataset.flat),
+        jagged=len(dataset.jagged),
+        columns=sample.columns,
+        values=ceil(sample.values),
         chunk_size=request.params.chunk_size,
     )
     plan = planning.make(size, _wishes(request, settings))
     return Prepared(
         request=request,
-        dataset=_with_tasks(dataset, plan.stage("specs").jobs),
-        recipe=_recipe(request, labels),
+        dataset=_with_tasks(request, dataset, plan.stage("specs").jobs),
+        recipe=_recipe(request, lists, surveyed, labels),
         plan=plan,
         model=model,
         companions=models.companions(model.path),
-        left_out=dict(surveys[0].left_out),
-        warnings=_warnings(request, surveys, model),
+        function=Path(wanted.function) if wanted.function else None,
+        modules=models.companions(Path(wanted.function)) if wanted.function else [],
+        given=chosen.given,
+        left_out=surveyed.left_out(),
+        warnings=[*_warnings(request, surveyed, model, chosen), *sample.warnings()],
     )
 
 
-def _refuse_later_features(request: Request) -> None:
-    """Refuse, rather than ignore, what this version cannot do."""
-    for key in ("preproc", "specs"):
-        if getattr(request.job, key):
-            request.problems.append(
-                Problem(f"job.json: {key}", "is not supported in this version", "remove the key")
-            )
+def _of_files(values: PerEvent, surveyed: Surveyed) -> list[str]:
+    """Return what belongs to the files that can be read."""
+    return [values.of_files[position] for position in surveyed.positions] if values.of_files else []
 
 
 def _check_gpus(request: Request) -> None:
@@ -140,103 +152,30 @@ def _check_model(request: Request) -> models.ModelFile | None:
     return model
 
 
-def _survey(request: Request, paths: list[str]) -> list[Survey]:
-    """Look into every file, side by side; problems come in the order of the files."""
-
-    def look(path: str) -> Survey | Problem:
-        try:
-            found = survey(path, request.params.branch)
-        except InputUnreadable as error:
-            return Problem("files", str(error))
-        if not found.entries:
-            tree = request.params.branch
-            what = f"{path}: tree {tree!r} has no entries"
-            return Problem("files", what, "take it off the list, and its label")
-        return found
-
-    with ThreadPoolExecutor(_OPENERS) as pool:
-        outcomes = list(pool.map(look, paths))
-    request.problems += [each for each in outcomes if isinstance(each, Problem)]
-    return [each for each in outcomes if isinstance(each, Survey)]
-
-
-def _select(request: Request, paths: list[str], surveys: list[Survey], labels: Labels) -> Selection | None:
-    """Choose the features among the branches that all files have."""
+def _dataset(request: Request, lists: Lists, surveyed: Surveyed, chosen: choice.Choices) -> Dataset:
     params = request.params
-    union: dict[str, Branch] = {}
-    for each in reversed(surveys):
-        union.update(each.branches)
-    check_label_branch(request, labels, union)
-    if not surveys:
-        return None
-    carried = _carried(request, labels)
-    selection = select(union, params.selected_branches, params.exclude_branches, carried)
-    left_out = {name for each in surveys for name in each.left_out}
-    for key in ("selected_branches", "exclude_branches"):
-        unmatched = [name for name in getattr(params, key) if name in selection.unmatched]
-        if key == "exclude_branches":  # what cannot be a feature may be excluded all the same
-            unmatched = [name for name in unmatched if not any(fnmatchcase(each, name) for each in left_out)]
-        request.problems += [_no_branch(f"params.json: {key}", name, surveys) for name in unmatched]
-    unknown = [name for name in params.identifier if name not in union]
-    request.problems += [_no_branch("params.json: identifier", name, surveys) for name in unknown]
-    request.problems += [
-        Problem("params.json: identifier", f"{name!r} is jagged", "an identifier is one number an event")
-        for name in params.identifier
-        if name in union and union[name].kind == "jagged"
-    ]
-    needed = [*selection.flat, *selection.jagged, *(name for name in carried if name in union)]
-    if len(surveys) == len(paths):
-        request.problems += _differences(paths, surveys, needed)
-    if not selection.flat and not selection.jagged and not request.problems:
-        what = "no branch is left to train on"
-        request.problems.append(Problem("params.json", what, "see selected_branches and exclude_branches"))
-    return selection
-
-
-def _carried(request: Request, labels: Labels) -> list[str]:
-    """Return the branches that are kept with each event but are no features."""
-    names = [*request.params.identifier, labels.branch]
-    return [name for name in dict.fromkeys(names) if name]
-
-
-def _no_branch(where: str, name: str, surveys: list[Survey]) -> Problem:
-    reason = surveys[0].left_out.get(name)
-    if reason:
-        return Problem(where, f"branch {name!r} cannot be used: it {reason}")
-    file = " and no such file" if Path(name).suffix in (".txt", ".lst", ".list", ".csv") else ""
-    return Problem(where, f"no branch {name!r}{file}", nearest(name, surveys[0].branches))
-
-
-def _differences(paths: list[str], surveys: list[Survey], needed: list[str]) -> Iterable[Problem]:
-    for path, each in zip(paths, surveys, strict=True):
-        missing = [name for name in needed if name not in each.branches]
-        if missing:
-            shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-            yield Problem("files", f"{path}: has no {shown}", "leave them out with exclude_branches")
-        for name in needed:
-            kinds = {other.branches[name].kind for other in (each, surveys[0]) if name in other.branches}
-            if len(kinds) == 2:
-                yield Problem("files", f"{path}: {name} is {each.branches[name].kind}, elsewhere it is not")
-
-
-def _dataset(
-    request: Request, paths: list[str], surveys: list[Survey], selection: Selection, labels: Labels
-) -> Dataset:
-    params = request.params
-    entries = [each.entries for each in surveys]
+    entries = [each.entries for each in surveyed.files]
     used = entries if params.nevts == -1 else share(params.nevts, entries)
     return Dataset(
         files=[
             InputFile(
-                path=path, staged=f"{i:04d}_{_plain(Path(path).name)}", uuid=each.uuid, size=each.size,
+                path=each.path, tree=each.tree, uuid=each.uuid, content=each.content, size=each.size,
                 entries=each.entries, used=n,
+                staged="" if storage.is_url(each.path) else f"{i:04d}_{_plain(Path(each.path).name)}",
+                index=list(each.index),
             )
-            for i, (path, each, n) in enumerate(zip(paths, surveys, used, strict=True))
+            for i, (each, n) in enumerate(zip(surveyed.files, used, strict=True))
         ],
-        tree=params.branch,
-        flat=selection.flat,
-        jagged=selection.jagged,
-        identifiers=_carried(request, labels),
+        flat=chosen.flat,
+        jagged=chosen.jagged,
+        carried=chosen.carried,
+        weight=lists.weights.branch,
+        steps=chosen.steps,
+        function=_function(request, chosen.wanted.function),
+        fill_missing=chosen.missing,
+        may_lose=params.bad_files.skip if isinstance(params.bad_files, BadFiles) else 0.0,
+        unreadable=surveyed.unreadable,
+        given=chosen.given_digest,
         tasks=[],
         chunk_size=params.chunk_size,
         shuffle=params.shuffle,
@@ -244,9 +183,30 @@ def _dataset(
     )  # fmt: skip
 
 
+def _function(request: Request, path: str) -> Function | None:
+    """Return the user's function for records, and what it imports, by the names they have in jobs."""
+    if not path:
+        return None
+    modules = models.companions(Path(path))
+    files = [Path(path), *modules]
+    model = request.path(request.job.model)
+    others = {_plain(each.name): each for each in (model, *models.companions(model))}
+    for each in files:
+        other = others.get(_plain(each.name), each)
+        if other.resolve() != each.resolve():
+            what = f"{each} and {other} have the same name, and travel with the same jobs"
+            request.problems.append(Problem("job.json: preproc", what, "rename one of them"))
+    names = [each.name for each in modules]
+    return Function(name=_plain(Path(path).name), modules=names, digest=digest_of(files))
+
+
 def _check_classes(request: Request, dataset: Dataset, labels: list[str]) -> None:
     """Make sure that what is trained on at a time, a chunk or all of them, has events of every class."""
     if not labels:
+        return
+    if len(set(labels)) == 1:  # there were more before files were left out
+        what = f"the files that can be read all have the label {labels[0]!r}"
+        request.problems.append(Problem("job.json: labels", what, "a classifier needs two classes at least"))
         return
     events = dict.fromkeys(labels, 0)
     for file, label in zip(dataset.files, labels, strict=True):
@@ -261,8 +221,8 @@ def _check_classes(request: Request, dataset: Dataset, labels: list[str]) -> Non
     standard = request.params.training == "standard"
     number = 1 if standard else chunks.count(dataset.events, dataset.chunk_size)
     rare = min(labels, key=lambda label: events[label])
-    if events[rare] < _FEWEST * number:
-        what = f"{number} chunks share {events[rare]} events of label {rare!r}, each needs {_FEWEST}"
+    if events[rare] < FEWEST * number:
+        what = f"{number} chunks share {events[rare]} events of label {rare!r}, each needs {FEWEST}"
         hint = "use more events" if number == 1 else 'raise chunk_size, or use "training": "standard"'
         request.problems.append(Problem("params.json: chunk_size", what, hint))
 
@@ -272,28 +232,25 @@ def _plain(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-+") else "_" for c in name)[-100:]
 
 
-def _with_tasks(dataset: Dataset, jobs: int) -> Dataset:
-    """Split the entries among the specs jobs, in ranges that fit into the memory of one."""
-    tasks = split_entries([file.used for file in dataset.files], jobs)
-    most = planning.MOST_ENTRIES
-    pieces = [
-        [
-            EntryRange(file=each.file, start=start, stop=min(start + most, each.stop))
-            for each in task
-            for start in range(each.start, each.stop, most)
-        ]
-        for task in tasks
-    ]
-    return dataset.model_copy(update={"tasks": pieces})
+def _with_tasks(request: Request, dataset: Dataset, jobs: int) -> Dataset:
+    """Split the entries among the specs jobs, where the files can be split well."""
+    names = Selector(dataset.steps, [*dataset.flat, *dataset.jagged]).inputs
 
+    def boundaries(position: int) -> Sequence[int]:
+        file = dataset.files[position]
+        source = open_source(file.path, file.tree, index=file.index)
+        try:
+            return source.boundaries(name for name in names if name in source.branches)
+        finally:
+            source.close()
 
-def _longest(request: Request, paths: list[str], surveys: list[Survey], jagged: list[str]) -> int:
-    """Guess how many columns the jagged branches make, from the first entries of some files."""
-    if not jagged:
-        return 0
-    step = max(1, len(paths) // _SAMPLED)
-    lengths = [longest_lists(path, request.params.branch, jagged) for path in paths[::step]]
-    return sum(max(1, *(length[name] for length in lengths)) for name in jagged)
+    try:
+        tasks = split_entries([file.used for file in dataset.files], jobs, boundaries)
+    except InputUnreadable as error:  # it was there a moment ago
+        request.problems.append(Problem("files", str(error)))
+        request.check()
+        raise
+    return dataset.model_copy(update={"tasks": tasks})
 
 
 def _wishes(request: Request, settings: Settings) -> planning.Wishes:
@@ -311,19 +268,23 @@ def _wishes(request: Request, settings: Settings) -> planning.Wishes:
     )
 
 
-def _recipe(request: Request, labels: Labels) -> Recipe:
+def _recipe(request: Request, lists: Lists, surveyed: Surveyed, labels: list[str]) -> Recipe:
     params = request.params
-    numbers, names = classes_of(labels.of_files)
+    numbers, names = classes_of(labels)
     return Recipe(
         name=request.job.name,
         model=_plain(Path(request.job.model).name),
+        task=request.job.task,
         labels=numbers,
-        label_branch=labels.branch,
+        label_branch=lists.labels.branch,
         classes=names,
+        weights=[float(weight) for weight in _of_files(lists.weights, surveyed)],
+        weight_branch=lists.weights.branch,
         epochs=params.epochs,
         batch_size=params.batch_size,
         standard=params.training == "standard",
         split=params.split,
+        normalise=params.normalise,
         padding=params.nan,
         threshold=params.metrics.threshold if isinstance(params.metrics, Metrics) else 0.5,
         seed=params.seed,
@@ -332,13 +293,16 @@ def _recipe(request: Request, labels: Labels) -> Recipe:
     )
 
 
-def _warnings(request: Request, surveys: list[Survey], model: models.ModelFile) -> list[str]:
-    warnings = list(request.warnings)
+def _warnings(
+    request: Request, surveyed: Surveyed, model: models.ModelFile, chosen: choice.Choices
+) -> list[str]:
+    warnings = [*request.warnings, *chosen.warnings]
     if model.reason:
         warnings.append(model.reason)
     if request.params.hist:
         warnings.append("params.json: 'hist' is not supported in this version: no plots of features are made")
-    doubled = len(surveys) - len({each.uuid for each in surveys})
+    files = surveyed.files
+    doubled = len(files) - len({(each.uuid, each.tree) for each in files})
     if doubled:
-        warnings.append(f"files: {doubled} of the {len(surveys)} files hold the same data as another one")
+        warnings.append(f"files: {doubled} of the {len(files)} files hold the same data as another one")
     return warnings

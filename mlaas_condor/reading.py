@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +32,16 @@ def content_lines(text: str) -> Iterable[str]:
         stripped = line.strip()
         if stripped and not stripped.startswith("#"):
             yield stripped
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return a digest of the names and contents of small files, and of those in folders."""
+    content = hashlib.sha256()
+    for path in paths:
+        for each in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            content.update(f"{each.relative_to(path.parent)}\n{each.stat().st_size}\n".encode())
+            content.update(each.read_bytes())
+    return content.hexdigest()[:20]
 
 
 def join_path(folder: Path, name: str) -> Path:

@@ -94,6 +94,8 @@ Jobs = Annotated[int, Field(ge=1), BeforeValidator(_not_a_bool)]
 Gpus = Annotated[int, Field(ge=1, le=64), BeforeValidator(_not_a_bool)]
 Events = Annotated[Whole, AfterValidator(_all_or_some)]
 Padding = Annotated[float | None, BeforeValidator(_parse_padding)]
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_not_a_bool)]
+Length = Annotated[int, Field(ge=1), BeforeValidator(_not_a_bool)]
 Names = Annotated[list[str], BeforeValidator(_parse_names, json_schema_input_type=str | list[str])]
 
 
@@ -113,6 +115,12 @@ class Metrics(Plain):
     threshold: float = Field(0.5, ge=0, le=1, description="score above which an event counts as signal")
 
 
+class BadFiles(Plain):
+    """What to do with entries that cannot be read."""
+
+    skip: Share = Field(description="share of the events that may be lost to files that cannot be read")
+
+
 class Params(Plain):
     """params.json: which events, which branches, how to train."""
 
@@ -122,7 +130,7 @@ class Params(Plain):
     epochs: Whole = Field(10, ge=1, description="passes over the data")
     batch_size: Whole = Field(100, ge=1, description="events a step of the optimiser")
     identifier: Names = Field([], description="branches that name an event; never features")
-    branch: str = Field("Events", min_length=1, description="path of the tree in the files")
+    branch: str = Field("Events", min_length=1, description="path of the tree in ROOT files")
     selected_branches: Names = Field(
         [],
         description="branches to use (* at the end matches a prefix), or the name of a file with one a line",
@@ -138,6 +146,21 @@ class Params(Plain):
     split: float = Field(0.2, gt=0, lt=1, description="share of the training events kept for validation")
     nan: Padding = Field(None, description="value of the padding before normalising; none: 0 after it")
     verbose: Whole = Field(0, ge=0, le=2, description="how much the training log says")
+    normalise: Literal["minmax", "standard", "robust", "none"] = Field(
+        "minmax",
+        description="minmax: to 0 … 1; standard: by mean and deviation; robust: by quartiles; none",
+    )
+    max_length: Length | dict[str, Length] | None = Field(
+        None,
+        description="cut the lists of jagged branches to this length: a number, or one for each pattern",
+    )
+    missing_branches: Literal["error", "nan"] = Field(
+        "error", description="nan: a branch that a file does not have is padding there"
+    )
+    bad_files: Literal["error"] | BadFiles = Field(
+        "error",
+        description='error; {"skip": 0.02}: go on while less than this share of the events is lost',
+    )
     seed: Whole = Field(21, ge=0, lt=2**32, description="seed of shuffling, splitting and training")
 
 
@@ -146,15 +169,23 @@ class Job(Plain):
 
     name: Annotated[str, BeforeValidator(_parse_name)] = Field(description="a run is called `<name>_<n>`")
     files: str | list[str] = Field(
-        min_length=1, description="file with one ROOT file a line, or the list itself"
+        min_length=1, description="file with one input file a line, or the list itself"
     )
     labels: str | list[str | int | float] = Field(
         min_length=1, description="file with one class label a line, the list itself, or a branch"
     )
     model: str = Field(min_length=1, description="Python file with def model(idim)")
     params: str | Params = Field(Params(), description="params.json, or its content")
-    preproc: str | None = Field(None, description="file with new branches and cuts")
-    specs: str | None = Field(None, description="specs to use instead of measuring them")
+    task: Literal["classification", "regression"] = Field(
+        "classification", description="regression: the label is a branch of floats, which the model estimates"
+    )
+    weights: str | list[str | int | float] | None = Field(
+        None, description="weight of the events: a branch, a file with one number an input file, or the list"
+    )
+    preproc: str | None = Field(
+        None, description="new branches and cuts (preproc.json); or a Python file with def preprocessing(rec)"
+    )
+    specs: str | None = Field(None, description="specs (or global-specs.json) to use instead of measuring")
     device: Literal["cpu", "gpu"] = Field("cpu", description="where the training runs")
     gpus: Gpus | None = Field(None, description="GPUs of the training job")
     gpu_memory: Size | None = Field(None, description="least memory of a GPU, such as 16gb")
@@ -329,7 +360,7 @@ def _describe(
         yield f"{key}{inner}: {first['input']!r} does not do: {message[:1].lower()}{message[1:]}", ""
 
 
-_INSIDE: Mapping[str, type[Plain]] = {"metrics": Metrics, "tasks": Tasks}
+_INSIDE: Mapping[str, type[Plain]] = {"metrics": Metrics, "tasks": Tasks, "bad_files": BadFiles}
 _SUBKEYS = {name for inside in _INSIDE.values() for name in inside.model_fields}
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from mlaas_condor.reading import nearest
 
 STAGES = ("specs", "merge", "preprocess", "train", "report")
 SHARED_STAGES = ("specs", "merge", "preprocess")  # their output is kept in the store, by content
+GIVEN_SPECS = "given-specs.json"
+NOTES = "notes.txt"  # of the merge stage: what the user should know of the data
 _NAMES = ".names"  # one empty file a run name ever given, so that no number is given twice
 _STAGED = re.compile(r"(?:[^\s:]*/)?(?P<name>\d{4,}_[^\s:,]+)")
 _RUN_NAME = re.compile(r"(?P<name>.+)_(?P<number>\d+)")
@@ -28,6 +30,15 @@ _RUN_NAME = re.compile(r"(?P<name>.+)_(?P<number>\d+)")
 def unit_name(number: int) -> str:
     """Return the name of a unit of output: ``00003``."""
     return f"{number:05d}"
+
+
+def mark(output: Path, unit: int, files: Iterable[Path]) -> None:
+    """Say that a unit of output is complete: write ``NNNNN.ok`` with size and name of its files.
+
+    Whoever finds the mark, and the files with these sizes, knows that all of it was brought back.
+    """
+    lines = [f"{path.stat().st_size} {path.relative_to(output).as_posix()}\n" for path in sorted(files)]
+    (output / f"{unit_name(unit)}.ok").write_text("".join(lines))
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,11 @@ class RunFolder:
     def plan(self) -> Path:
         """`Plan`: jobs, memory, disk and time of each stage."""
         return self.path / "plan.json"
+
+    @property
+    def given_specs(self) -> Path:
+        """`Specs` that the user gave; there only if so."""
+        return self.path / GIVEN_SPECS
 
     @property
     def request(self) -> Path:
@@ -171,6 +187,14 @@ class RunFolder:
     def metrics(self) -> Path:
         """Metrics on the train, validation and test events."""
         return self.output("train") / "metrics.json"
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what merge found that the user should know: what was lost, and what is not finite."""
+        try:
+            text = (self.output("merge") / NOTES).read_text("utf-8")
+        except OSError:
+            return ()
+        return tuple(self.in_users_words(line) for line in text.splitlines())
 
     def is_complete(self, stage: str, unit: int) -> bool:
         """Tell whether a unit has its mark, and every file that the mark lists has the size it says."""

@@ -85,6 +85,7 @@ def table(state: RunState) -> RenderableType:
     for failure in state.failures:
         lines.append(Text(f"{failure.stage} task {failure.task}: {failure.reason}", "red"))
         lines.append(Text(f"  → {failure.advice}"))
+    lines += [Text(f"note: {text}", "yellow") for text in state.notes]
     if state.bundle:
         lines.append(Text(f"model: {state.bundle}"))
     return Group(*lines)
@@ -96,7 +97,7 @@ def html(state: RunState) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(state)
     )  # fmt: skip
     failures = [f"{each.stage} task {each.task}: {each.reason} → {each.advice}" for each in state.failures]
-    notes = [*state.waiting, *failures, *([f"model: {state.bundle}"] if state.bundle else [])]
+    notes = [*state.waiting, *failures, *state.notes, *([f"model: {state.bundle}"] if state.bundle else [])]
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
         f"<p><b>{escape(state.name)}</b> {state.state} {duration(state.elapsed)}</p>"

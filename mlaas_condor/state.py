@@ -151,6 +151,8 @@ class RunState:
         Why the pool could not be asked; empty where it could, or need not be.
     bundle
         Path of the model bundle, once it is there.
+    notes
+        What is to be known of the data: what was lost, and what is not finite.
     """
 
     name: str
@@ -164,6 +166,7 @@ class RunState:
     failures: tuple[Failure, ...] = ()
     unreachable: str = ""
     bundle: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def elapsed(self) -> float | None:

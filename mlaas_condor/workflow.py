@@ -14,6 +14,8 @@ from typing import Any
 from mlaas_condor import jsonfile, run
 from mlaas_condor import settings as settings_module
 from mlaas_condor.batch import dag, pool, queue
+from mlaas_condor.data.dataset import Dataset
+from mlaas_condor.data.measuring import PART_NAME, Measurement
 from mlaas_condor.errors import CannotWrite, MlaasError
 from mlaas_condor.prepare import Prepared, prepare
 from mlaas_condor.request import Request
@@ -86,9 +88,11 @@ def _fill(folder: RunFolder, name: str, prepared: Prepared, settings: Settings) 
     for source, text in request.sources.items():
         (folder.files / source).write_text(text, "utf-8")
     shutil.copyfile(prepared.model.path, folder.files / prepared.recipe.model)
-    for path in prepared.companions:
-        copy = shutil.copytree if path.is_dir() else shutil.copyfile
-        copy(path, folder.files / path.name)
+    for path in dict.fromkeys((*prepared.companions, *prepared.modules)):
+        if path.is_dir():
+            shutil.copytree(path, folder.files / path.name)
+        else:
+            shutil.copyfile(path, folder.files / path.name)
     understood = {"job": request.job.model_dump(exclude={"params"}), "params": request.params.model_dump()}
     folder.request.write_text(jsonfile.dumps(understood) + "\n", "utf-8")
     prepared.dataset.write(folder.dataset)
@@ -96,8 +100,29 @@ def _fill(folder: RunFolder, name: str, prepared: Prepared, settings: Settings) 
     prepared.plan.write(folder.plan)
     folder.inputs.mkdir()
     for file in prepared.dataset.files:
-        (folder.inputs / file.staged).symlink_to(file.path)
+        if file.staged:
+            (folder.inputs / file.staged).symlink_to(file.path)
+    if prepared.function and prepared.dataset.function:
+        shutil.copyfile(prepared.function, folder.files / prepared.dataset.function.name)
+    if prepared.given:
+        prepared.given.write(folder.given_specs)
+        _measure_nothing(folder, prepared.dataset)
     dag.write(folder, submit_files(prepared, settings, name), dag.task_lists(prepared.dataset, prepared.plan))
+
+
+def _measure_nothing(folder: RunFolder, dataset: Dataset) -> None:
+    """Write what the specs stage would bring back, where it had nothing to read: then it is skipped."""
+    for task, ranges in enumerate(dataset.tasks):
+        measurement = Measurement(dataset)
+        if not measurement.needs_no_file:
+            return
+        for entries in ranges:
+            measurement.measure(entries)
+        output = folder.output("specs")
+        output.mkdir(exist_ok=True)
+        part = output / PART_NAME.format(task)
+        measurement.part().write(part)
+        run.mark(output, task, [part])
 
 
 def submit(request: Request | str | Path | Mapping[str, Any], settings: Settings | None = None) -> Run:

@@ -143,5 +143,24 @@ def change(request_folder):
     return edit
 
 
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command line as the installed program does; give exit code, stdout and stderr."""
+
+    from mlaas_condor.cli.main import run
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["mlaas-condor", *map(str, arguments)])
+        try:
+            run()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the files of tests/unit/golden anew")

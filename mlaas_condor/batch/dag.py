@@ -9,7 +9,7 @@ from mlaas_condor import planning, templates
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.errors import Problem, RequestError
 from mlaas_condor.request import Job
-from mlaas_condor.run import SHARED_STAGES, STAGES, RunFolder
+from mlaas_condor.run import GIVEN_SPECS, SHARED_STAGES, STAGES, RunFolder
 
 
 def store_folders(store: Path, dataset: Dataset, plan: planning.Plan) -> dict[str, Path]:
@@ -42,6 +42,7 @@ def render(
     """
     folders = store_folders(store, dataset, plan)
     stores = {f"{stage}_store": _without_spaces(folder) for stage, folder in folders.items()}
+    function = [dataset.function.name, *dataset.function.modules] if dataset.function else []
     files = {
         "run.dag": templates.render("run.dag", name=name, **stores),
         "ready.sh": templates.text("ready.sh"),
@@ -53,7 +54,10 @@ def render(
             "site": "",
             "model": models[0],
             "models": ", ".join(f"files/{each}" for each in models),
-            "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files),
+            "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files if file.staged),
+            "function": "".join(f", files/{file}" for file in function),
+            "given": f" {GIVEN_SPECS}" if dataset.given else "",
+            "given_file": f", {GIVEN_SPECS}" if dataset.given else "",
             "cpus": plan.stage(stage).cpus,
             # What the user asks for is not changed by what merge measures.
             "memory": plan.wishes.memory or "$(memory)",
@@ -87,7 +91,8 @@ def _gpu_lines(job: Job) -> str:
 def task_lists(dataset: Dataset, plan: planning.Plan) -> dict[str, list[str]]:
     """Return the task list of every stage, as far as prepare can know it."""
     files = [sorted({each.file for each in task}) for task in dataset.tasks]
-    inputs = [",".join(f"inputs/{dataset.files[i].staged}" for i in task) for task in files]
+    staged = [[dataset.files[i].staged for i in task if dataset.files[i].staged] for task in files]
+    inputs = [",".join(f"inputs/{name}" for name in task) for task in staged]
     units = {"specs": len(dataset.tasks), "preprocess": plan.size.chunks}
     return {
         stage: planning.task_rows(

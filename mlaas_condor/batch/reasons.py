@@ -13,8 +13,13 @@ _MORE_MEMORY = "{memory}, and submit again"
 _MORE_DISK = "make room, or {disk}; then mlaas-condor resume {run}"
 # What the user says of memory and disk is for the training; the plan decides for the other stages.
 _ASK = {
-    True: {"memory": "raise 'memory' in job.json", "disk": "raise 'disk' in job.json"},
+    True: {
+        "memory": "raise 'memory' in job.json",
+        "disk": "raise 'disk' in job.json",
+        "file": "the model file",
+    },
     False: {
+        "file": "the file with preprocessing(rec)",
         "memory": "lower chunk_size in params.json, or raise MLAAS_CONDOR_MEMORY_MB",
         "disk": "lower chunk_size in params.json",
     },
@@ -46,9 +51,11 @@ _ADVICE = {
         "mend the file, then mlaas-condor resume {run}; or leave it, or the branch, out and submit again"
     ),
     errors.InputChanged: "submit the request again: the plan no longer fits the files",
-    errors.ModelFault: "correct the model file and submit again; specs and chunks are reused",
+    errors.ModelFault: "correct {file} and submit again; what does not depend on it is reused",
     errors.FrameworkMissing: "install it where the jobs run, then mlaas-condor resume {run}",
-    errors.DataFault: "look at labels and cuts, and submit again",
+    errors.DataFault: (
+        "look at the cut flow (mlaas-condor logs {run} --stage merge), labels and weights, and submit again"
+    ),
     errors.StorageFull: _MORE_DISK,
     errors.OutOfMemory: _MORE_MEMORY,
 }

@@ -105,6 +105,7 @@ def _from_files(folder: RunFolder) -> RunState:
         ended=dagman[-1].changed if _is_over(dagman) else None,
         failures=_all_failures(folder, [job for job in jobs if job.submitted >= since], done, state),
         bundle=bundle,
+        notes=folder.notes(),
     )
 
 

@@ -1,61 +1,28 @@
-"""Chunks: how events are dealt out to them, their file format, and streaming them to a trainer.
-
-A chunk file is a plain zip archive (members stored, not deflated) of Blosc2 frames: ``features`` of shape
-(columns, events), float32, compressed by column; ``file`` and ``entry``, which together say where each
-event comes from; one member an identifier branch; and ``meta.json``.
-"""
+"""Chunks: how events are dealt out to them, and making them from the input files."""
 
 from __future__ import annotations
 
 import heapq
-import json
-import zipfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas_condor.data.chunkfile import Chunk
 from mlaas_condor.data.dataset import Dataset
-from mlaas_condor.data.features import Columns, Matrix, raw_matrix
-from mlaas_condor.data.inputs import Column, Jagged, Reader
+from mlaas_condor.data.events import Column, Jagged, concatenate, part, pick
+from mlaas_condor.data.inputs import Reader
+from mlaas_condor.data.selection import Selector
 from mlaas_condor.data.specs import Kept, Specs
 from mlaas_condor.errors import InputChanged
 
-FILE_NAME = "chunk-{:05d}.zip"
-_FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal chunks are equal files
 _PHASES = 2**16
-OPEN_TREES = 64  # files kept open from chunk to chunk; an open tree of 1500 branches takes 20 MB
-_FRAME_BYTES = 2**30  # of what is compressed together; Blosc2 takes less than 2 GiB
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Events of one chunk.
-
-    Parameters
-    ----------
-    features
-        Raw values, shape (columns, events), float32, NaN where there is none.
-    file, entry
-        Position of the input file and entry in its tree, each of shape (events,).
-    identifiers
-        Identifier branches, each of shape (events,).
-    """
-
-    features: Matrix
-    file: NDArray[np.uint32]
-    entry: NDArray[np.int64]
-    identifiers: dict[str, NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(self.entry)
+BATCH_BYTES = 2**27  # of events that are read together, for several chunks where they are small
+_BLOCKS = 4  # blocks of the measuring that are read together
+OPEN_FILES = 64  # files kept open from batch to batch; an open tree of 1500 branches takes 20 MB
 
 
 def count(events: int, chunk_size: int) -> int:
@@ -105,162 +72,163 @@ def _evenly_mixed(events: Sequence[int], number: int) -> list[int]:
     return taken
 
 
-def make(dataset: Dataset, specs: Specs, index: int, readers: dict[int, Reader] | None = None) -> Chunk:
-    """Make one chunk from the input files; the same to the last bit whenever and wherever it is made.
+class Maker:
+    """Makes chunks from the input files; each the same to the last bit whenever and wherever it is made.
 
     Parameters
     ----------
     dataset, specs
         The plan, and what was measured.
-    index
-        Which chunk.
-    readers
-        Open files by position, used and added to; for several chunks in a row.
-
-    Raises
-    ------
-    InputUnreadable, InputChanged
-        As `Reader`; also where a file has other lists than when it was measured.
+    threads
+        Threads that decompress what is read.
     """
-    readers = {} if readers is None else readers
-    columns = Columns.of(specs)
-    shares = deal(specs.events_of(len(dataset.files)), dataset.chunk_size, index)
-    ranges = _by_file(specs, len(dataset.files))
-    branches = [*dataset.flat, *dataset.jagged, *dataset.identifiers]
-    parts: list[tuple[dict[str, Column], int, NDArray[np.int64]]] = []
-    for position, (start, stop) in enumerate(shares):
-        if start < stop:
-            reader = _reader(dataset, position, readers)
-            parts += [
-                (reader.read(branches, low, high), position, np.arange(low, high, dtype=np.int64))
-                for low, high in _entries(ranges[position], start, stop)
-            ]
-    events = {name: _concatenate([part[name] for part, _, _ in parts]) for name in branches}
-    file = np.concatenate([np.full(len(entry), position, np.uint32) for _, position, entry in parts])
-    entry = np.concatenate([entry for _, _, entry in parts])
-    try:
-        raw = raw_matrix(events, columns)
-    except ValueError as error:
-        raise InputChanged(f"the files hold something else than when they were measured: {error}") from error
-    order = np.arange(len(entry))
-    if dataset.shuffle:
-        order = np.random.default_rng([dataset.seed, index]).permutation(len(entry))
-    return Chunk(
-        features=raw[:, order],
-        file=file[order],
-        entry=entry[order],
-        identifiers={name: _flat(events[name], name)[order] for name in dataset.identifiers},
+
+    def __init__(self, dataset: Dataset, specs: Specs, threads: int = 1) -> None:
+        self._threads = threads
+        self._dataset = dataset
+        self._specs = specs
+        self._kept: list[list[Kept]] = [[] for _ in dataset.files]
+        for kept in specs.kept:
+            of_file = self._kept[kept.range.file]
+            if of_file and not dataset.steps.cuts and of_file[-1].range.stop == kept.range.start:
+                kept = _joined(of_file.pop(), kept)
+            of_file.append(kept)
+        self._events = specs.events_of(len(dataset.files))
+        self._selector = Selector(dataset.steps, [*dataset.flat, *dataset.jagged, *dataset.carried])
+        self._readers: dict[int, Reader] = {}
+
+    def make(self, first: int, last: int) -> Iterator[tuple[int, Chunk]]:
+        """Yield the chunks from ``first`` to ``last`` (included), with their numbers.
+
+        A file is read once for several chunks, as many as `BATCH_BYTES` of events make, at least one.
+
+        Raises
+        ------
+        InputUnreadable, InputChanged
+            As `Reader`; also where a file has other events than when it was measured.
+        """
+        size = self._dataset.chunk_size if self._dataset.chunk_size > 0 else self._specs.events
+        by_values = int(BATCH_BYTES / max(1.0, 4 * self._specs.values_an_event * size))
+        # A block also counts what reading takes beside the values.
+        together = max(1, min(by_values, _BLOCKS * self._dataset.block // max(1, size)))
+        for start in range(first, last + 1, together):
+            yield from self._batch(range(start, min(start + together, last + 1)))
+
+    def close(self) -> None:
+        """Close the files."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    def _batch(self, indices: range) -> Iterator[tuple[int, Chunk]]:
+        deals = [deal(self._events, self._dataset.chunk_size, index) for index in indices]
+        parts: list[list[tuple[int, dict[str, Column], NDArray[np.int64]]]] = [[] for _ in indices]
+        for file in range(len(self._dataset.files)):
+            start, stop = deals[0][file][0], deals[-1][file][1]
+            if start < stop:
+                events, entries = self._read(file, start, stop)
+                for (low, high), of_chunk in zip((each[file] for each in deals), parts, strict=True):
+                    if low == high:
+                        continue  # its types would have a say in those of the chunk
+                    piece = {name: part(column, low - start, high - start) for name, column in events.items()}
+                    of_chunk.append((file, piece, entries[low - start : high - start]))
+        for index, of_chunk in zip(indices, parts, strict=True):
+            yield index, self._chunk(index, of_chunk)
+            of_chunk.clear()
+
+    def _read(self, file: int, start: int, stop: int) -> tuple[dict[str, Column], NDArray[np.int64]]:
+        """Return the kept events ``start`` to ``stop`` (excluded) of a file, and their entries."""
+        reader = self._reader(file)
+        read = [
+            self._read_range(reader, kept, low, high)
+            for kept, low, high in _within(self._kept[file], start, stop)
+        ]
+        if file not in self._readers:
+            reader.close()
+        return concatenate([events for events, _ in read]), np.concatenate([entries for _, entries in read])
+
+    def _read_range(
+        self, reader: Reader, kept: Kept, low: int, high: int
+    ) -> tuple[dict[str, Column], NDArray[np.int64]]:
+        """Return events ``low`` to ``high`` of those that an entry range keeps."""
+        start, stop = kept.range.start, kept.range.stop
+        if not self._dataset.steps.cuts:
+            every = reader.read(self._selector.inputs, start + low, start + high)
+            taken = self._selector.take(every, np.ones(high - low, np.bool_))
+            return taken, np.arange(start + low, start + high)
+        # Only part of the range may be wanted, and to know which costs the branches of the cuts.
+        counted = reader.read(self._selector.cut_inputs, start, stop)
+        mask = self._selector.count(counted, stop - start).mask
+        passed = np.flatnonzero(mask)
+        if len(passed) != kept.events:
+            raise InputChanged(
+                f"{reader.source.path}: of the entries {start} to {stop} {len(passed)} pass the cuts, "
+                f"{kept.events} did when they were measured"
+            )
+        first, last = int(passed[low]), int(passed[high - 1]) + 1
+        events = reader.read(self._selector.inputs, start + first, start + last)
+        return self._selector.take(events, mask[first:last]), start + passed[low:high]
+
+    def _reader(self, file: int) -> Reader:
+        if file in self._readers:
+            return self._readers[file]
+        reader = Reader(self._dataset, file, self._threads)
+        if len(self._readers) < OPEN_FILES:
+            self._readers[file] = reader
+        return reader
+
+    def _chunk(self, index: int, parts: Sequence[tuple[int, dict[str, Column], NDArray[np.int64]]]) -> Chunk:
+        dataset = self._dataset
+        events = concatenate([piece for _, piece, _ in parts])
+        file = np.concatenate([np.full(len(entries), number, np.uint32) for number, _, entries in parts])
+        entry = np.concatenate([entries for _, _, entries in parts])
+        order = np.arange(len(entry))
+        if dataset.shuffle:
+            order = np.random.default_rng([dataset.seed, index]).permutation(len(entry))
+        carried = {name: _flat(events[name], name)[order] for name in dataset.carried}
+        features = {name: self._stored(name, events[name]) for name in (*dataset.flat, *dataset.jagged)}
+        return Chunk(pick(features, order), file[order], entry[order], carried)
+
+    def _stored(self, name: str, column: Column) -> Column:
+        """Bring a branch into the type that chunks have it in; refuse what the specs do not know of."""
+        branch = self._specs.flat.get(name) or self._specs.jagged[name]
+        if not isinstance(column, Jagged):
+            return _converted(column, branch.stored)
+        longest = int(column.counts.max(initial=0))
+        if longest > branch.length:
+            raise InputChanged(
+                f"{name}: a list has {longest} elements, the specs say at most {branch.length}"
+            )
+        return Jagged(column.counts, _converted(column.values, branch.stored))
+
+
+def _joined(one: Kept, next_one: Kept) -> Kept:
+    """Return two adjacent entry ranges of which all events are kept as one, to be read in one go."""
+    return Kept(
+        range=one.range.model_copy(update={"stop": next_one.range.stop}),
+        flow=(one.events + next_one.events,),
     )
 
 
-def _by_file(specs: Specs, files: int) -> list[list[Kept]]:
-    """Return the entry ranges of each file, in order."""
-    ranges: list[list[Kept]] = [[] for _ in range(files)]
-    for kept in specs.kept:
-        ranges[kept.range.file].append(kept)
-    return ranges
-
-
-def _reader(dataset: Dataset, position: int, readers: dict[int, Reader]) -> Reader:
-    if position in readers:
-        return readers[position]
-    file = dataset.files[position]
-    reader = Reader(file.locate(), dataset.tree, file.uuid)
-    # Chunks go through the files in turn: those that were first are needed again first.
-    if len(readers) < OPEN_TREES:
-        readers[position] = reader
-    return reader
-
-
-def _entries(ranges: Sequence[Kept], start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield the entries, as (first, one after the last), of kept events ``start`` to ``stop`` of a file."""
+def _within(ranges: Sequence[Kept], start: int, stop: int) -> Iterator[tuple[Kept, int, int]]:
+    """Yield the entry ranges with the kept events ``start`` to ``stop`` of a file, and which of their own."""
     ends = list(accumulate(kept.events for kept in ranges))
     for k in range(bisect_right(ends, start), len(ranges)):
         first = ends[k] - ranges[k].events
         if first >= stop:
             break
-        # Nothing is cut here, so the kept events of a range are its entries in order.
-        low = ranges[k].range.start + max(start - first, 0)
-        high = ranges[k].range.start + min(stop - first, ranges[k].events)
+        low, high = max(start - first, 0), min(stop - first, ranges[k].events)
         if low < high:
-            yield low, high
+            yield ranges[k], low, high
 
 
-def _concatenate(parts: Sequence[Column]) -> Column:
-    jagged = [part for part in parts if isinstance(part, Jagged)]
-    if jagged:
-        counts = np.concatenate([part.counts for part in jagged])
-        return Jagged(counts, np.concatenate([part.values for part in jagged]))
-    return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
+def _converted(values: NDArray[np.generic], dtype: str) -> NDArray[np.generic]:
+    # What is beyond float32 becomes infinite, which the specs count as not finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(dtype, copy=False)
 
 
-def _flat(column: Column, name: str) -> NDArray[Any]:
+def _flat(column: Column, name: str) -> NDArray[np.generic]:
     if isinstance(column, Jagged):
-        raise ValueError(f"{name}: an identifier must be one number an event, this branch is jagged")
+        raise ValueError(f"{name}: must be one number an event, this branch is jagged")
     return column
-
-
-def write(path: Path, chunk: Chunk) -> None:
-    """Write a chunk file; equal chunks give equal files."""
-    meta = {"events": len(chunk), "columns": len(chunk.features), "identifiers": list(chunk.identifiers)}
-    members: dict[str, NDArray[Any]] = {"file": chunk.file, "entry": chunk.entry}
-    members |= {f"id/{name}": values for name, values in chunk.identifiers.items()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("meta.json", _FIXED_TIME), json.dumps(meta))
-        archive.writestr(zipfile.ZipInfo("features", _FIXED_TIME), _compress(chunk.features))
-        for name, values in members.items():
-            archive.writestr(zipfile.ZipInfo(name, _FIXED_TIME), _compress(values[None, :]))
-
-
-def _compress(rows: NDArray[Any]) -> bytes:
-    """Compress row by row: Zstandard 1 after a byte shuffle was the smallest of what was fast."""
-    import blosc2
-
-    n = max(1, rows.shape[1])
-    together = max(1, min(16, len(rows), _FRAME_BYTES // (n * rows.itemsize)))
-    cparams = blosc2.CParams(
-        codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.SHUFFLE], nthreads=1, typesize=rows.itemsize
-    )
-    rows = np.ascontiguousarray(rows)
-    array: Any = blosc2.asarray(rows, chunks=(together, n), blocks=(1, n), cparams=cparams)
-    frame: bytes = array.to_cframe()
-    return frame
-
-
-def read(path: Path) -> Chunk:
-    """Read a chunk file back."""
-    with zipfile.ZipFile(path) as archive:
-        meta = json.loads(archive.read("meta.json"))
-        return Chunk(
-            features=_decompress(archive.read("features")),
-            file=_decompress(archive.read("file"))[0],
-            entry=_decompress(archive.read("entry"))[0],
-            identifiers={name: _decompress(archive.read(f"id/{name}"))[0] for name in meta["identifiers"]},
-        )
-
-
-def read_identifier(path: Path, name: str) -> NDArray[Any]:
-    """Read one identifier branch of a chunk file, shape (events,), and nothing else of it."""
-    with zipfile.ZipFile(path) as archive:
-        values: NDArray[Any] = _decompress(archive.read(f"id/{name}"))[0]
-    return values
-
-
-def _decompress(frame: bytes) -> Any:
-    import blosc2
-
-    array: Any = blosc2.ndarray_from_cframe(frame)
-    return array[:]
-
-
-def stream(paths: Iterable[Path]) -> Iterator[Chunk]:
-    """Yield the chunks of ``paths`` in order, decompressing one ahead in a thread."""
-    todo = list(paths)
-    with ThreadPoolExecutor(1) as ahead:
-        waiting = ahead.submit(read, todo[0]) if todo else None
-        for following in [*todo[1:], None]:
-            if waiting is None:
-                return
-            chunk = waiting.result()
-            waiting = ahead.submit(read, following) if following else None
-            yield chunk

@@ -11,12 +11,11 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from mlaas_condor.errors import OutOfMemory, StageError, StorageFull
-from mlaas_condor.run import unit_name
 
 OUTPUT = Path("output")
 log = logging.getLogger("mlaas_condor")
@@ -65,13 +64,9 @@ def _end(stage: str, error: StageError) -> NoReturn:
     os._exit(error.exit_code)
 
 
-def mark(output: Path, unit: int, files: Iterable[Path]) -> None:
-    """Say that a unit of output is complete: write ``NNNNN.ok`` with size and name of its files.
-
-    Whoever finds the mark, and the files with these sizes, knows that all of it was brought back.
-    """
-    lines = [f"{path.stat().st_size} {path.relative_to(output).as_posix()}\n" for path in sorted(files)]
-    (output / f"{unit_name(unit)}.ok").write_text("".join(lines))
+def threads() -> int:
+    """Return how many CPUs the job was given: HTCondor says so in this variable, as do others."""
+    return max(1, int(os.environ.get("OMP_NUM_THREADS") or 1))
 
 
 def everything(output: Path) -> list[Path]:

@@ -7,36 +7,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlaas_condor.data import specs
-from mlaas_condor.data.dataset import Dataset, EntryRange
-from mlaas_condor.data.inputs import Reader
-from mlaas_condor.run import unit_name
-from mlaas_condor.stages.program import log, main, mark
-
-
-def part_name(task: int) -> str:
-    """Return the name of the partial specs of a task."""
-    return f"part-{unit_name(task)}.json"
+from mlaas_condor.data.dataset import Dataset
+from mlaas_condor.data.measuring import PART_NAME, Measurement
+from mlaas_condor.run import mark
+from mlaas_condor.stages.program import log, main, threads
 
 
 def work(arguments: list[str], output: Path) -> None:
     """Measure, and write the partial specs."""
     dataset, task = Dataset.read(Path(arguments[0])), int(arguments[1])
-    measured = specs.join(_measure(dataset, entries) for entries in dataset.tasks[task])
-    path = output / part_name(task)
-    measured.write(path)
+    measurement = Measurement(dataset, threads())
+    for entries in dataset.tasks[task]:
+        log.info(
+            "measuring entries %d to %d of %s", entries.start, entries.stop, dataset.files[entries.file].path
+        )
+        measurement.measure(entries)
+    part = measurement.part()
+    for lost in part.lost:
+        log.warning(
+            "lost: entries %d to %d of %s: %s",
+            lost.range.start, lost.range.stop, dataset.files[lost.range.file].path, lost.reason,
+        )  # fmt: skip
+    path = output / PART_NAME.format(task)
+    part.write(path)
     mark(output, task, [path])
-
-
-def _measure(dataset: Dataset, entries: EntryRange) -> specs.Specs:
-    file = dataset.files[entries.file]
-    log.info("measuring entries %d to %d of %s", entries.start, entries.stop, file.path)
-    reader = Reader(file.locate(), dataset.tree, file.uuid)
-    try:
-        events = reader.read([*dataset.flat, *dataset.jagged], entries.start, entries.stop)
-    finally:
-        reader.close()
-    return specs.measure(events, entries)
 
 
 if __name__ == "__main__":

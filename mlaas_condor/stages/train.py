@@ -8,10 +8,12 @@ and writes, into ``output/train/``, ``model/``, ``history.jsonl``, ``metrics.jso
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -20,7 +22,8 @@ from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import InputUnreadable, ModelFault
 from mlaas_condor.jsonfile import dumps
-from mlaas_condor.stages.program import everything, log, main, mark
+from mlaas_condor.run import mark
+from mlaas_condor.stages.program import everything, log, main
 from mlaas_condor.state import Training
 from mlaas_condor.training import models
 from mlaas_condor.training.frameworks import TrainedModel, open_adapter
@@ -29,17 +32,20 @@ from mlaas_condor.training.recipe import Recipe
 if TYPE_CHECKING:
     from mlaas_condor.training import loop
 
+MATRICES = Path("matrices")  # beside the output, in the scratch space of the job
+_DISK = re.compile(r"^RequestDisk = (?P<kib>\d+)", re.MULTILINE)
+_MODEL_BYTES = 2**28  # of the disk, kept for the model and what else the training writes
 _REFUSAL = "MLAAS_KERAS_3_REFUSAL"
 
 
 def work(arguments: list[str], output: Path) -> None:
     """Train, score, save."""
     recipe, specs = Recipe.read(Path(arguments[0])), Specs.read(Path(arguments[1]))
-    columns = Columns.of(specs)
+    columns = Columns.of(specs, recipe.normalise, recipe.padding)
     paths = sorted(Path(arguments[2]).glob("chunk-*.zip"))
     if not paths:
         raise InputUnreadable(f"there is no chunk in {arguments[2]}")
-    recipe = recipe.with_classes_of(paths)
+    recipe = recipe.with_classes_of(paths).with_weight_scale(specs)
     model_file = models.check(Path(recipe.model))
     if model_file.reason:
         log.info(model_file.reason)
@@ -48,10 +54,11 @@ def work(arguments: list[str], output: Path) -> None:
         log.info("%s", line)
 
     # Not before the framework is bound: it pulls in scikit-learn, and the two share thread settings.
-    from mlaas_condor.training import loop, metrics
+    from mlaas_condor.training import loop
 
     recipe.write(output / "recipe.json")
-    samples = loop.Samples(paths, columns, recipe)
+    MATRICES.mkdir(exist_ok=True)
+    samples = loop.Samples(paths, columns, recipe, MATRICES, _space(paths))
     with (output / "history.jsonl").open("w", encoding="utf-8") as history:
         told = _Teller(passes=recipe.epochs * (1 if recipe.standard else len(paths)))
         for epoch in loop.train(model, samples, recipe):
@@ -61,23 +68,31 @@ def work(arguments: list[str], output: Path) -> None:
             if recipe.verbose > 1:
                 log.info("  %s", "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items()))
     scores = loop.score(model, samples)
-    result = {split: metrics.classification(*scores.of(split), recipe.threshold) for split in loop.SPLITS}
+    result = loop.measure(scores, recipe)
     (output / "metrics.json").write_text(dumps(result) + "\n")
     np.savez_compressed(output / "scores.npz", **vars(scores))
     main_file = model.save(output / "model")
+    name = "rmse" if recipe.task == "regression" else "auc"
+    test: Mapping[str, Any] = result["test"]
     log.info(
-        "test AUC %s on %d events; model saved as %s",
-        result["test"]["auc"],
-        result["test"]["events"],
-        main_file,
+        "test %s %s on %d events; model saved as %s", name.upper(), test[name], test["events"], main_file
     )
     mark(output, 0, everything(output))
+
+
+def _space(chunks: list[Path]) -> int | None:
+    """Return the bytes left of the disk that the job asked for; None outside HTCondor."""
+    path = os.environ.get("_CONDOR_JOB_AD")
+    asked = _DISK.search(Path(path).read_text("utf-8", "replace")) if path and Path(path).exists() else None
+    if not asked:
+        return None
+    return int(asked["kib"]) * 1024 - sum(chunk.stat().st_size for chunk in chunks) - _MODEL_BYTES
 
 
 def _open(model_file: models.ModelFile, columns: int, recipe: Recipe) -> TrainedModel:
     """Make the model; where Keras 3 refuses it, start again with Keras 2."""
     try:
-        return open_adapter(model_file, columns, recipe.seed, recipe.threads)
+        return open_adapter(model_file, columns, recipe.seed, recipe.threads, recipe.task)
     except models.LegacyKerasNeeded as refusal:
         _start_again_with_keras_2(str(refusal).splitlines()[0])
     except ModelFault as fault:

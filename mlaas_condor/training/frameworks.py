@@ -10,31 +10,41 @@ from numpy.typing import NDArray
 
 from mlaas_condor.errors import FrameworkMissing
 from mlaas_condor.training.models import ModelFile
+from mlaas_condor.training.recipe import Task
 
 FloatArray = NDArray[np.floating[Any]]
-LabelArray = NDArray[np.integer[Any]]
+TargetArray = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
 
 
 class TrainedModel(Protocol):
     """A model that is being trained, or was.
 
-    ``x`` is always the feature matrix, shape (events, columns), without NaN; ``y`` the class of each
-    event, shape (events,), integers from 0.
+    ``x`` is always the feature matrix, shape (events, columns), without NaN; ``y`` has shape (events,):
+    the class of each event, integers from 0, or for a regression its target. ``weights`` are factors to
+    the loss of each event, shape (events,), of mean 1 over the training: a batch of n events has the loss
+    ``sum(weight * loss) / n``, so that the step that is learnt with keeps its size.
     """
 
     def fit(
-        self, x: FloatArray, y: LabelArray, batch_size: int, shuffle_seed: int | None = None
+        self,
+        x: FloatArray,
+        y: TargetArray,
+        batch_size: int,
+        shuffle_seed: int | None = None,
+        weights: FloatArray | None = None,
     ) -> dict[str, float]:
         """Train by one pass over these events.
 
         Parameters
         ----------
         x, y
-            Events and their classes.
+            Events and their classes or targets.
         batch_size
             Events a step.
         shuffle_seed
             Seed of the order in which the events are taken; ``None`` takes them as they come.
+        weights
+            Weights of the events; ``None``: all count the same.
 
         Returns
         -------
@@ -50,12 +60,14 @@ class TrainedModel(Protocol):
         """
         ...
 
-    def evaluate(self, x: FloatArray, y: LabelArray) -> dict[str, float]:
+    def evaluate(self, x: FloatArray, y: TargetArray, weights: FloatArray | None = None) -> dict[str, float]:
         """Return ``loss`` and the model's own metrics over these events, without training."""
         ...
 
     def predict(self, x: FloatArray) -> FloatArray:
-        """Return the scores, shape (events,) or (events, classes); errors as ``fit``."""
+        """Return the scores, shape (events,) or (events, classes), or what a regression predicts,
+        shape (events,); errors as ``fit``.
+        """
         ...
 
     def checkpoint(self, path: Path) -> None:
@@ -71,7 +83,13 @@ class TrainedModel(Protocol):
         ...
 
     @classmethod
-    def load(cls, folder: Path, model_file: ModelFile | None = None, threads: int = 1) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        model_file: ModelFile | None = None,
+        threads: int = 1,
+        task: Task = "classification",
+    ) -> Self:
         """Return the model that ``save`` wrote; ``model_file`` supplies the user's own classes."""
         ...
 
@@ -80,7 +98,9 @@ class TrainedModel(Protocol):
         ...
 
 
-def open_adapter(model_file: ModelFile, idim: int, seed: int, threads: int) -> TrainedModel:
+def open_adapter(
+    model_file: ModelFile, idim: int, seed: int, threads: int, task: Task = "classification"
+) -> TrainedModel:
     """Make the user's model, ready to be trained.
 
     Parameters
@@ -93,6 +113,8 @@ def open_adapter(model_file: ModelFile, idim: int, seed: int, threads: int) -> T
         Seed of the initial weights and of whatever the model draws while training.
     threads
         CPU threads the framework may use. Chosen once a process: a later call cannot change it.
+    task
+        What is learnt; a regression needs a model of one output, and another loss than a cross-entropy.
 
     Raises
     ------
@@ -109,7 +131,7 @@ def open_adapter(model_file: ModelFile, idim: int, seed: int, threads: int) -> T
     if model_file.framework in ("keras", "keras2"):
         from mlaas_condor.training.keras import KerasModel
 
-        return KerasModel.build(model_file, idim, seed, threads)
+        return KerasModel.build(model_file, idim, seed, threads, task)
     raise FrameworkMissing(
         f"{model_file.path.name}: {model_file.framework} models cannot be trained yet; Keras models can"
     )

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from mlaas_condor.errors import ModelFault, OutOfMemory, StorageFull
 from mlaas_condor.training import models
 from mlaas_condor.training.binding import bind, is_refusal
-from mlaas_condor.training.frameworks import FloatArray, LabelArray
+from mlaas_condor.training.frameworks import FloatArray, TargetArray
 from mlaas_condor.training.models import LegacyKerasNeeded, ModelFile
+from mlaas_condor.training.recipe import Task
 
 PREDICT_BATCH = 8192
 """Events a call of the network when nothing is learnt: large enough that the calls cost nothing."""
@@ -31,6 +32,9 @@ KERAS_FILE = "model.keras"
 MAIN_FILE = "saved_model.pb"
 SIGNATURE = "serving_default"
 
+BOUNDED = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf)}
+"""What a last layer with that activation can give."""
+
 
 class KerasModel:
     """A compiled Keras model; see ``frameworks.TrainedModel`` for what its methods promise.
@@ -38,30 +42,41 @@ class KerasModel:
     Parameters
     ----------
     model
-        The Keras model; compiled here for classification where it is not yet.
+        The Keras model; compiled here for its task where it is not yet.
     keras
         The Keras it belongs to.
     name
         What to call it in messages: the name of the user's file.
     idim
         Number of columns.
+    task
+        What it learns.
     """
 
-    def __init__(self, model: Any, keras: ModuleType, name: str, idim: int) -> None:
+    def __init__(
+        self, model: Any, keras: ModuleType, name: str, idim: int, task: Task = "classification"
+    ) -> None:
         self._tf: Any = importlib.import_module("tensorflow")
         self._keras = keras
         self._model = model
         self._name = name
         self._idim = idim
+        self._task = task
         signature = [self._tf.TensorSpec((None, idim), self._tf.float32)]
         self._scores = self._tf.function(lambda x: model(x, training=False), input_signature=signature)
-        self._outputs = self._count_outputs()
+        self._shape = self._output_shape()
+        self._outputs = self._shape[0] if self._shape else 1
         self._settle()
         self._train_pass = self._one_pass(model.train_step)
         self._test_pass = self._one_pass(model.test_step)
+        # Traced only once there are weights.
+        self._weighted_train_pass = self._one_pass(model.train_step, weighted=True)
+        self._weighted_test_pass = self._one_pass(model.test_step, weighted=True)
 
     @classmethod
-    def build(cls, model_file: ModelFile, idim: int, seed: int, threads: int) -> Self:
+    def build(
+        cls, model_file: ModelFile, idim: int, seed: int, threads: int, task: Task = "classification"
+    ) -> Self:
         """Make the user's model; parameters and errors as ``frameworks.open_adapter``."""
         legacy = model_file.framework == "keras2"
         keras = bind(legacy, threads, model_file.old_optimizers)
@@ -73,14 +88,20 @@ class KerasModel:
                 raise ModelFault(
                     f"{model_file.path.name}: `model` returns a {type(model).__name__}, no Keras model"
                 )
-            return cls(model, keras, model_file.path.name, idim)
+            return cls(model, keras, model_file.path.name, idim, task)
         except ModelFault as fault:
             if not legacy and fault.__cause__ and is_refusal(fault.__cause__, keras):
                 raise LegacyKerasNeeded(f"{fault}\nKeras 3 refuses this; Keras 2 may take it") from fault
             raise
 
     @classmethod
-    def load(cls, folder: Path, model_file: ModelFile | None = None, threads: int = 1) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        model_file: ModelFile | None = None,
+        threads: int = 1,
+        task: Task = "classification",
+    ) -> Self:
         """Return the model that ``save`` wrote into a folder.
 
         Parameters
@@ -91,6 +112,8 @@ class KerasModel:
             The user's file; needed where the model has classes of the user's own. It is run.
         threads
             CPU threads TensorFlow may use.
+        task
+            What the model was trained for.
         """
         legacy = not (folder / KERAS_FILE).exists()
         keras = bind(legacy, threads)
@@ -107,23 +130,30 @@ class KerasModel:
             raise ModelFault(
                 f"{folder}: holds no Keras model that can be loaded: {models.brief(error)}"
             ) from error
-        return cls(model, keras, folder.name, int(model.input_shape[-1]))
+        return cls(model, keras, folder.name, int(model.input_shape[-1]), task)
 
     def fit(
-        self, x: FloatArray, y: LabelArray, batch_size: int, shuffle_seed: int | None = None
+        self,
+        x: FloatArray,
+        y: TargetArray,
+        batch_size: int,
+        shuffle_seed: int | None = None,
+        weights: FloatArray | None = None,
     ) -> dict[str, float]:
         """Train by one pass over these events."""
         order = np.arange(len(x))
         if shuffle_seed is not None:
             np.random.default_rng(shuffle_seed).shuffle(order)
-        return self._run(self._train_pass, x, y, order, batch_size)
+        one_pass = self._train_pass if weights is None else self._weighted_train_pass
+        return self._run(one_pass, x, y, weights, order, batch_size)
 
-    def evaluate(self, x: FloatArray, y: LabelArray) -> dict[str, float]:
+    def evaluate(self, x: FloatArray, y: TargetArray, weights: FloatArray | None = None) -> dict[str, float]:
         """Return loss and metrics for these events, without training."""
-        return self._run(self._test_pass, x, y, np.arange(len(x)), PREDICT_BATCH)
+        one_pass = self._test_pass if weights is None else self._weighted_test_pass
+        return self._run(one_pass, x, y, weights, np.arange(len(x)), PREDICT_BATCH)
 
     def predict(self, x: FloatArray) -> FloatArray:
-        """Return the scores, shape (events,) or (events, classes), float32."""
+        """Return the scores, shape (events,) or (events, classes), or the predictions; float32."""
         with self._faults(x):
             parts = [
                 self._scores(self._tf.constant(x[start : start + PREDICT_BATCH], self._tf.float32)).numpy()
@@ -172,28 +202,32 @@ class KerasModel:
         optimizer = type(self._model.optimizer).__name__
         return "\n".join([*lines, f"loss {self._loss()}, optimizer {optimizer}; {version}, {device}"])
 
-    def _one_pass(self, step: Callable[[Any], Any]) -> Callable[..., None]:
+    def _one_pass(self, step: Callable[[Any], Any], weighted: bool = False) -> Callable[..., None]:
         """Return a function that takes one pass over arrays, all within TensorFlow.
+
+        Its arguments are the order of the events, the batch size, ``x``, ``y`` and perhaps the weights.
 
         ``Model.fit`` sets up a data pipeline and comes back to Python for every batch: for chunks of
         ten thousand events that costs more than the training of a usual network.
         """
         tf = self._tf
 
-        def run(x: Any, y: Any, order: Any, batch_size: Any) -> None:
+        def run(order: Any, batch_size: Any, *arrays: Any) -> None:
             for start in tf.range(0, tf.shape(order)[0], batch_size):
                 rows = order[start : start + batch_size]
-                step((tf.gather(x, rows), tf.gather(y, rows)))
+                step(tuple(tf.gather(array, rows) for array in arrays))
 
         if self._model.run_eagerly:
             return run
         labels = self._targets(np.zeros(1, np.int64))
         signature = [
-            tf.TensorSpec((None, self._idim), tf.float32),
-            tf.TensorSpec((None, *labels.shape[1:]), labels.dtype),
             tf.TensorSpec((None,), tf.int32),
             tf.TensorSpec((), tf.int32),
+            tf.TensorSpec((None, self._idim), tf.float32),
+            tf.TensorSpec((None, *labels.shape[1:]), labels.dtype),
         ]
+        if weighted:
+            signature.append(tf.TensorSpec((None,), tf.float32))
         compiled: Callable[..., None] = tf.function(run, input_signature=signature)
         return compiled
 
@@ -201,25 +235,33 @@ class KerasModel:
         self,
         one_pass: Callable[..., None],
         x: FloatArray,
-        y: LabelArray,
+        y: TargetArray,
+        weights: FloatArray | None,
         order: NDArray[Any],
         batch_size: int,
     ) -> dict[str, float]:
         tf = self._tf
+        if weights is not None and not self._shape:
+            # Keras averages such a batch before it weighs it: no error in Keras 3, and no weighting.
+            raise ModelFault(
+                f"{self._name}: with event weights the model must give an output of shape (events, 1), it "
+                "gives (events,): end it with Dense(1), without Flatten or Reshape"
+            )
         with self._faults(x):
             targets = self._targets(y)
             self._model.reset_metrics()
             one_pass(
-                tf.constant(x, tf.float32),
-                tf.constant(targets),
                 tf.constant(order, tf.int32),
                 tf.constant(batch_size, tf.int32),
+                tf.constant(x, tf.float32),
+                tf.constant(targets),
+                *([] if weights is None else [tf.constant(weights, tf.float32)]),
             )
             results = {name: np.asarray(value) for name, value in self._model.get_metrics_result().items()}
         return {name: float(value) for name, value in results.items() if value.size == 1}
 
-    def _count_outputs(self) -> int:
-        """Return how many scores the network gives an event, after trying it on two events of zeros."""
+    def _output_shape(self) -> tuple[int, ...]:
+        """Return the shape of what the network gives an event, after trying it on two events of zeros."""
         probe = np.zeros((2, self._idim), np.float32)
         with self._faults(probe):
             scores = self._model(probe, training=False)
@@ -229,14 +271,25 @@ class KerasModel:
                 f"{self._name}: an event must give one score, or one a class; "
                 f"for 2 events the model returns {'shape ' + str(shape) if shape else type(scores).__name__}"
             )
-        return 1 if len(shape) == 1 else int(shape[1])
+        if self._task == "regression" and shape[1:] not in ((), (1,)):
+            raise ModelFault(
+                f"{self._name}: a regression needs one output an event, the model gives {shape[1]}: "
+                "end it with Dense(1)"
+            )
+        return tuple(int(length) for length in shape[1:])
 
     def _settle(self) -> None:
         """Compile where the user did not, and create what else would be created during the first step."""
         model = self._model
         if getattr(model, "optimizer", None) is None:
             loss = "binary_crossentropy" if self._outputs == 1 else "sparse_categorical_crossentropy"
-            model.compile(optimizer=self._keras.optimizers.Adam(1e-3), loss=loss, metrics=["accuracy"])
+            loss, metric = ("mse", "mae") if self._task == "regression" else (loss, "accuracy")
+            model.compile(optimizer=self._keras.optimizers.Adam(1e-3), loss=loss, metrics=[metric])
+        if self._task == "regression" and "crossentropy" in self._loss_names():
+            raise ModelFault(
+                f"{self._name}: compiled with the loss {self._loss()}, which compares classes; for a "
+                "regression use mse, mae or huber"
+            )
         probe = np.zeros((2, self._idim), np.float32)
         with self._faults(probe):
             model.test_on_batch(probe, self._targets(np.zeros(2, np.int64)))
@@ -245,8 +298,11 @@ class KerasModel:
             create(model.trainable_variables)
             model.reset_metrics()
 
-    def _targets(self, y: LabelArray) -> NDArray[Any]:
-        """Return the classes as the model's loss wants them: numbers, or one column a class."""
+    def _targets(self, y: TargetArray) -> NDArray[Any]:
+        """Return ``y`` as the model's loss wants it: as its output, class numbers, or one column a class."""
+        if self._task == "regression":
+            self._check_range(y)
+            return np.asarray(y, np.float32).reshape(len(y), *self._shape)
         classes = int(y.max(initial=0)) + 1
         if classes > max(self._outputs, 2):
             raise ModelFault(
@@ -258,9 +314,31 @@ class KerasModel:
             return np.asarray(y, np.int64)
         return np.eye(self._outputs, dtype=np.float32)[y]
 
+    def _check_range(self, y: TargetArray) -> None:
+        """Refuse targets that the last layer cannot give; without an error it would just go to its end."""
+        layers = getattr(self._model, "layers", None) or [None]
+        activation = getattr(getattr(layers[-1], "activation", None), "__name__", "")
+        low, high = BOUNDED.get(activation, (-np.inf, np.inf))
+        if len(y) and not low <= y.min() <= y.max() <= high:
+            raise ModelFault(
+                f"{self._name}: the targets run from {y.min():g} to {y.max():g}, the last layer's "
+                f"{activation} gives {low:g} to {high:g}: for a regression end with Dense(1), without an "
+                "activation"
+            )
+
     def _loss(self) -> str:
         loss = getattr(self._model, "loss", None)
         return str(loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", loss)))
+
+    def _loss_names(self) -> str:
+        """Return all that the loss may be called, whether it was given as a word, function or object."""
+        loss = getattr(self._model, "loss", None)
+        found = loss
+        if isinstance(loss, str):
+            with contextlib.suppress(ValueError):  # a name of the user's own
+                found = self._keras.losses.get(loss)
+        names = (getattr(found, "__name__", ""), getattr(found, "name", ""), type(found).__name__, loss)
+        return " ".join(map(str, names)).lower()
 
     def _variables(self) -> list[Any]:
         owned = self._model.optimizer.variables

@@ -6,14 +6,15 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas_condor.data import chunks
-from mlaas_condor.data.features import Columns, Matrix, normalise
+from mlaas_condor.data.features import Columns, Matrix
+from mlaas_condor.data.streaming import MIXED, Block, Stream
 from mlaas_condor.errors import DataFault
 from mlaas_condor.training import metrics
 from mlaas_condor.training.frameworks import TrainedModel
@@ -21,7 +22,7 @@ from mlaas_condor.training.recipe import Recipe
 
 TEST_SHARE = 0.2  # of each chunk, never seen in training
 SPLITS = ("train", "validation", "test")
-_KEEP_BYTES = 2**28  # prepared chunks are kept between epochs while all of them together are smaller
+Targets = NDArray[np.int64] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,22 @@ class Sample:
     index
         Number of the chunk.
     x, y
-        Normalised features, shape (events, columns); class of each event, shape (events,).
+        Normalised features, shape (events, columns); class or target of each event, shape (events,).
     rows
         For each of train, validation and test the rows that belong to it.
     file, entry
         Where each event comes from.
+    weights
+        Weight of each event as the user gave it, shape (events,); None where there are no weights.
     """
 
     index: int
     x: Matrix
-    y: NDArray[np.int64]
+    y: Targets
     rows: dict[str, NDArray[np.int64]]
     file: NDArray[np.uint32]
     entry: NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,11 @@ class Epoch:
     chunk
         The chunk passed over; None where it was all of them.
     loss, metrics
-        Of the training events, while they were trained on.
+        Of the training events, while they were trained on. Losses are weighted means where events have
+        weights; metrics are as the model was compiled, and Keras weighs only its ``weighted_metrics``.
     val_loss, val_auc
-        Of the validation events, after the pass; the AUC is None where they are of one class.
+        Of the validation events, after the pass; the AUC is None where they are of one class, and for a
+        regression.
     events, seconds
         Events trained on, and how long the pass took.
     """
@@ -83,18 +89,22 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of all events, once trained: shape (events,) or (events, classes), and whose they are."""
+    """Scores of all events, once trained: shape (events,) or (events, classes), and whose they are.
+
+    For a regression ``score`` is what was predicted, and ``y`` what is true.
+    """
 
     score: NDArray[np.floating[Any]]
-    y: NDArray[np.int64]
+    y: Targets
     split: NDArray[np.int8]  # position in SPLITS
     source: NDArray[np.uint32]  # position of the input file
     entry: NDArray[np.int64]
+    weight: NDArray[np.float64]  # as the user gave it; 1 where there are no weights
 
-    def of(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
-        """Return classes and scores of one split."""
+    def of(self, split: str) -> tuple[Targets, NDArray[np.floating[Any]], NDArray[np.float64]]:
+        """Return classes or targets, scores and weights of one split."""
         mine = self.split == SPLITS.index(split)
-        return self.y[mine], self.score[mine]
+        return self.y[mine], self.score[mine], self.weight[mine]
 
 
 class Samples:
@@ -106,39 +116,38 @@ class Samples:
         Chunk files, by number.
     columns, recipe
         How to normalise, label and split.
+    scratch, space
+        Folder where matrices may be kept between epochs, None for none; bytes that they may take there, None
+        for what there is.
     """
 
-    def __init__(self, paths: Sequence[Path], columns: Columns, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        columns: Columns,
+        recipe: Recipe,
+        scratch: Path | None = None,
+        space: int | None = None,
+    ) -> None:
         self.paths = list(paths)
-        self._columns = columns
         self._recipe = recipe
-        self._kept: dict[int, Sample] = {}
-        self._keep: bool | None = None
+        self._stream = Stream(paths, columns, scratch, recipe.threads, space)
 
     def __iter__(self) -> Iterator[Sample]:
         return self.inorder(range(len(self.paths)))
 
     def inorder(self, order: Sequence[int]) -> Iterator[Sample]:
         """Yield the samples in the given order."""
-        if self._keep and len(self._kept) == len(self.paths):
-            yield from (self._kept[index] for index in order)
-            return
-        for index, chunk in zip(order, chunks.stream(self.paths[i] for i in order), strict=True):
-            sample = self._prepare(index, chunk)
-            if self._keep is None:
-                self._keep = sample.x.nbytes * len(self.paths) < _KEEP_BYTES
-            if self._keep:
-                self._kept[index] = sample
-            yield sample
+        return map(self._sample, self._stream.inorder(order))
 
-    def _prepare(self, index: int, chunk: chunks.Chunk) -> Sample:
-        recipe = self._recipe
+    def _sample(self, block: Block) -> Sample:
+        recipe, chunk = self._recipe, block.chunk
         y = recipe.targets(chunk)
-        x = normalise(chunk.features, self._columns, recipe.padding)
-        return Sample(index, x, y, split(y, recipe.split, recipe.seed), chunk.file, chunk.entry)
+        rows = split(y, recipe.split, recipe.seed, stratified=recipe.task == "classification")
+        return Sample(block.index, block.x, y, rows, chunk.file, chunk.entry, recipe.weights_of(chunk))
 
 
-def split(y: NDArray[np.int64], validation: float, seed: int) -> dict[str, NDArray[np.int64]]:
+def split(y: Targets, validation: float, seed: int, stratified: bool = True) -> dict[str, NDArray[np.int64]]:
     """Split the events of a chunk: a fifth for testing, a share of the rest for validation.
 
     Stratified by class, as MLaaS4HEP does it; where a class has too few events for that, not stratified.
@@ -146,20 +155,22 @@ def split(y: NDArray[np.int64], validation: float, seed: int) -> dict[str, NDArr
     Parameters
     ----------
     y
-        Class of each event, shape (events,).
+        Class of each event, shape (events,); of a regression, its targets.
     validation
         Share of what is not for testing.
     seed
         The same seed gives the same split.
+    stratified
+        Whether by class; targets of a regression are no classes.
     """
     everything = np.arange(len(y))
-    rest, test = _cut(everything, y, TEST_SHARE, seed)
-    train, held_back = _cut(rest, y[rest], validation, seed)
+    rest, test = _cut(everything, y if stratified else None, TEST_SHARE, seed)
+    train, held_back = _cut(rest, y[rest] if stratified else None, validation, seed)
     return {"train": train, "validation": held_back, "test": test}
 
 
 def _cut(
-    rows: NDArray[np.int64], y: NDArray[np.int64], share: float, seed: int
+    rows: NDArray[np.int64], y: Targets | None, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     from sklearn.model_selection import train_test_split
 
@@ -174,10 +185,12 @@ def _cut(
 def train(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
     """Train, and yield what each pass gave as soon as it is over.
 
+    The weights trained with are those of the samples, divided by the recipe's ``weight_scale``.
+
     Raises
     ------
     DataFault
-        The training events are all of one class.
+        The training events are all of one class (a regression has none).
     """
     return _standard(model, samples, recipe) if recipe.standard else _per_chunk(model, samples, recipe)
 
@@ -185,30 +198,39 @@ def train(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epo
 def _per_chunk(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
     """Train on each chunk in turn for all its epochs: MLaaS4HEP's procedure."""
     for sample in samples:
-        _check_classes(_classes(sample), f"chunk {sample.index}: ")
+        if recipe.task == "classification":
+            _check_classes(_classes(sample), f"chunk {sample.index}: ")
         for number in range(1, recipe.epochs + 1):
             started = time.monotonic()
-            fitted = _fit(model, sample, recipe, number)
-            yield _epoch(model, [sample], number, sample.index, [fitted], started)
+            fitted = _fit(model, [sample], recipe, number)
+            yield _epoch(model, [sample], recipe, number, sample.index, [fitted], started)
 
 
 def _standard(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
-    """Run every epoch over all chunks, in an order of its own."""
+    """Run every epoch over all chunks, in an order of its own, events of several mixed."""
     for number in range(1, recipe.epochs + 1):
         started = time.monotonic()
         order = np.arange(len(samples.paths))
         np.random.default_rng([recipe.seed, number]).shuffle(order)
         fitted = []
         classes: set[int] = set()
-        for sample in samples.inorder(order.tolist()):
-            fitted.append(_fit(model, sample, recipe, number))
-            classes |= _classes(sample)
-        _check_classes(classes)
-        yield _epoch(model, samples, number, None, fitted, started)
+        inorder = samples.inorder(order.tolist())
+        while mixed := list(islice(inorder, MIXED)):
+            fitted.append(_fit(model, mixed, recipe, number))
+            if recipe.task == "classification":
+                classes = classes.union(*map(_classes, mixed))
+            mixed.clear()  # or they would be held until the next ones are all there
+        if recipe.task == "classification":
+            _check_classes(classes)
+        yield _epoch(model, samples, recipe, number, None, fitted, started)
 
 
 def _classes(sample: Sample) -> set[int]:
-    return set(np.unique(sample.y[sample.rows["train"]]).tolist())
+    """Return the classes among the training events that count."""
+    rows = sample.rows["train"]
+    if sample.weights is not None:
+        rows = rows[sample.weights[rows] != 0]
+    return set(np.unique(sample.y[rows]).tolist())
 
 
 def _check_classes(classes: set[int], where: str = "") -> None:
@@ -217,26 +239,47 @@ def _check_classes(classes: set[int], where: str = "") -> None:
         raise DataFault(f"{where}the training events are all of one class ({found}): nothing can be learnt")
 
 
-def _fit(model: TrainedModel, sample: Sample, recipe: Recipe, epoch: int) -> tuple[int, dict[str, float]]:
-    rows = sample.rows["train"]
+@dataclass(frozen=True)
+class _Part:
+    """Values of some events: how many events, the sum of their weights of mean 1."""
+
+    events: int
+    weight: float
+    values: dict[str, float]
+
+
+def _weights(sample: Sample, rows: NDArray[np.int64], recipe: Recipe) -> NDArray[np.float64] | None:
+    return None if sample.weights is None else sample.weights[rows] / recipe.weight_scale
+
+
+def _fit(model: TrainedModel, samples: Sequence[Sample], recipe: Recipe, epoch: int) -> _Part:
+    """Train by one pass over the training events of some chunks, mixed."""
+    rows = [sample.rows["train"] for sample in samples]
+    x = np.concatenate([sample.x[mine] for sample, mine in zip(samples, rows, strict=True)])
+    y = np.concatenate([sample.y[mine] for sample, mine in zip(samples, rows, strict=True)])
+    found = [_weights(sample, mine, recipe) for sample, mine in zip(samples, rows, strict=True)]
+    given = [each for each in found if each is not None]
+    weights = np.concatenate(given) if given else None
     # A seed of its own for each epoch and chunk, so that a pass can be repeated alone.
-    seed = int(np.random.SeedSequence([recipe.seed, epoch, sample.index]).generate_state(1)[0])
-    values = model.fit(sample.x[rows], sample.y[rows], recipe.batch_size, seed)
-    return len(rows), values
+    entropy = [recipe.seed, epoch, samples[0].index]
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    values = model.fit(x, y, recipe.batch_size, seed, weights)
+    return _Part(len(y), float(len(y)) if weights is None else float(weights.sum()), values)
 
 
 def _epoch(
     model: TrainedModel,
     samples: Samples | Sequence[Sample],
+    recipe: Recipe,
     number: int,
     chunk: int | None,
-    fitted: Sequence[tuple[int, dict[str, float]]],
+    fitted: Sequence[_Part],
     started: float,
 ) -> Epoch:
     """Evaluate on the validation events, and put the pass together."""
     seconds = time.monotonic() - started
-    val_loss, val_auc = _validate(model, samples)
-    means = _weighted(fitted)
+    val_loss, val_auc = _validate(model, samples, recipe)
+    means = _means(fitted)
     return Epoch(
         epoch=number,
         chunk=chunk,
@@ -244,31 +287,46 @@ def _epoch(
         metrics=means,
         val_loss=val_loss,
         val_auc=val_auc,
-        events=sum(n for n, _ in fitted),
+        events=sum(part.events for part in fitted),
         seconds=seconds,
     )
 
 
-def _weighted(parts: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
-    """Return the means of several parts, weighted by their events."""
-    total = sum(n for n, _ in parts) or 1
-    return {name: sum(n * values[name] for n, values in parts) / total for name in parts[0][1]}
+def _means(parts: Sequence[_Part]) -> dict[str, float]:
+    """Return the means of several parts over their events; the loss over their weights."""
+    events = sum(part.events for part in parts) or 1
+    means = {
+        name: sum(part.events * part.values[name] for part in parts) / events for name in parts[0].values
+    }
+    # A model's loss is the sum over weighted events by their number, not by their weights.
+    weight = sum(part.weight for part in parts) / events
+    return {**means, "loss": means["loss"] / weight if weight > 0 else float("nan")}
 
 
-def _validate(model: TrainedModel, samples: Samples | Sequence[Sample]) -> tuple[float, float | None]:
-    losses, ys, scores = [], [], []
+def _validate(
+    model: TrainedModel, samples: Samples | Sequence[Sample], recipe: Recipe
+) -> tuple[float, float | None]:
+    parts: list[_Part] = []
+    ys: list[NDArray[Any]] = []
+    scores: list[NDArray[Any]] = []
+    weights: list[NDArray[Any]] = []
     for sample in samples:
         rows = sample.rows["validation"]
         if len(rows):
-            x, y = sample.x[rows], sample.y[rows]
-            losses.append((len(rows), {"loss": model.evaluate(x, y)["loss"]}))
-            ys.append(y)
-            scores.append(model.predict(x))
-    if not losses:
+            x, y, w = sample.x[rows], sample.y[rows], _weights(sample, rows, recipe)
+            weight = float(len(rows)) if w is None else float(w.sum())
+            parts.append(_Part(len(rows), weight, {"loss": model.evaluate(x, y, w)["loss"]}))
+            if recipe.task == "classification":
+                ys.append(y)
+                scores.append(model.predict(x))
+                weights += [] if w is None else [w]
+    if not parts:
         return float("nan"), None
-    return _weighted(losses)["loss"], metrics.classification(np.concatenate(ys), np.concatenate(scores))[
-        "auc"
-    ]
+    loss = _means(parts)["loss"]
+    if not ys:
+        return loss, None
+    together = np.concatenate(weights) if weights else None
+    return loss, metrics.classification(np.concatenate(ys), np.concatenate(scores), weights=together)["auc"]
 
 
 def score(model: TrainedModel, samples: Samples) -> Scores:
@@ -278,7 +336,20 @@ def score(model: TrainedModel, samples: Samples) -> Scores:
         which = np.empty(len(sample.y), np.int8)
         for position, name in enumerate(SPLITS):
             which[sample.rows[name]] = position
-        parts.append(Scores(model.predict(sample.x), sample.y, which, sample.file, sample.entry))
+        weights = np.ones(len(sample.y)) if sample.weights is None else sample.weights
+        parts.append(Scores(model.predict(sample.x), sample.y, which, sample.file, sample.entry, weights))
     return Scores(
         *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
     )
+
+
+def measure(scores: Scores, recipe: Recipe) -> dict[str, metrics.Metrics] | dict[str, metrics.Regression]:
+    """Return the metrics of each split, of the kind that belongs to what was learnt."""
+    parts = {split: scores.of(split) for split in SPLITS}
+    weight = {split: w if recipe.weighted else None for split, (_, _, w) in parts.items()}
+    if recipe.task == "regression":
+        return {split: metrics.regression(y, found, weight[split]) for split, (y, found, _) in parts.items()}
+    return {
+        split: metrics.classification(y, found, recipe.threshold, weight[split])
+        for split, (y, found, _) in parts.items()
+    }

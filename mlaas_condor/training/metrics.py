@@ -1,9 +1,15 @@
-"""How well scores tell the classes apart, as plain numbers that go into JSON."""
+"""How good scores or predictions are, as plain numbers that go into JSON.
+
+Where events have weights every number is weighted, except those that count events. Weights may be
+negative, as generators beyond leading order give them: a sum then runs over the weights as they are, so
+that such events cancel others, and a number whose denominator is not positive is ``None``.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any, TypedDict
+import math
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import sklearn.metrics
@@ -14,12 +20,19 @@ from mlaas_condor.errors import DataFault, ModelFault
 ROC_POINTS = 200
 """Most points kept of a ROC curve: more than a plot can show, few enough for a page."""
 
+QUANTILES = (16, 50, 84)
+"""Percentiles given of a regression's residuals: the median and what would be one standard deviation."""
+
 Scores = NDArray[np.floating[Any]]
-Labels = NDArray[np.integer[Any]]
+Truth = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
+Weights = NDArray[np.floating[Any]]
 
 
 class RocCurve(TypedDict):
-    """Share of other classes (``fpr``) and of the class (``tpr``) that pass, as the cut is lowered."""
+    """Share of other classes (``fpr``) and of the class (``tpr``) that pass, as the cut is lowered.
+
+    With negative weights it may turn back in places.
+    """
 
     fpr: list[float]
     tpr: list[float]
@@ -28,24 +41,50 @@ class RocCurve(TypedDict):
 class Metrics(TypedDict):
     """Metrics of one sample; ``None`` where a number is not defined for it.
 
-    ``auc`` is one-versus-rest for several classes, averaged over the classes that have events.
-    ``confusion_matrix[i][j]`` counts events of class i taken for class j; ``report`` is
-    scikit-learn's classification report; ``roc`` has a curve for class 1, or for every class where
-    there are more than two.
+    ``auc`` is one-versus-rest for several classes, averaged over the classes that have events (with
+    weights: whose weights, and whose others' weights, add up to more than 0).
+    ``confusion_matrix[i][j]`` counts events of class i taken for class j, or adds up their weights;
+    ``report`` is scikit-learn's classification report; ``roc`` has a curve for class 1, or for every
+    class where there are more than two. ``weight_by_class`` and ``negative_weights``, the number of
+    events whose weight is negative, are there where events have weights.
     """
 
     events: int
     events_by_class: dict[str, int]
+    weight_by_class: NotRequired[dict[str, float]]
+    negative_weights: NotRequired[int]
     threshold: float
     auc: float | None
     accuracy: float | None
     log_loss: float | None
-    confusion_matrix: list[list[int]]
+    confusion_matrix: list[list[int]] | list[list[float]]
     report: dict[str, Any]
     roc: dict[str, RocCurve]
 
 
-def classification(y_true: Labels, scores: Scores, threshold: float = 0.5) -> Metrics:
+class Regression(TypedDict):
+    """Metrics of a regression; ``None`` where a number is not defined.
+
+    A residual is predicted minus true: ``bias`` is its mean, ``resolution`` its standard deviation,
+    ``residual_quantiles`` has its percentiles by their number. ``weight``, the sum of weights, and
+    ``negative_weights``, the number of events whose weight is negative, are there where events have
+    weights.
+    """
+
+    events: int
+    weight: NotRequired[float]
+    negative_weights: NotRequired[int]
+    mae: float | None
+    rmse: float | None
+    bias: float | None
+    r2: float | None
+    resolution: float | None
+    residual_quantiles: dict[str, float | None]
+
+
+def classification(
+    y_true: Truth, scores: Scores, threshold: float = 0.5, weights: Weights | None = None
+) -> Metrics:
     """Measure how well scores tell the classes apart.
 
     Parameters
@@ -57,6 +96,9 @@ def classification(y_true: Labels, scores: Scores, threshold: float = 0.5) -> Me
     threshold
         Two classes: an event with at least this score is taken for class 1. With more, the class
         with the highest score is taken.
+    weights
+        Weight of each event, shape (events,). An AUC with weights is the share of pairs in the right
+        order, a pair counting the product of its weights; with negative ones it may lie outside 0 to 1.
 
     Raises
     ------
@@ -67,34 +109,127 @@ def classification(y_true: Labels, scores: Scores, threshold: float = 0.5) -> Me
     """
     y = np.asarray(y_true).astype(np.int64)
     table = _by_class(y, np.asarray(scores, np.float64))
+    w = _checked(weights, y)
     classes = table.shape[1]
     taken = (table[:, 1] >= threshold).astype(np.int64) if classes == 2 else table.argmax(axis=1)
+    counts = np.bincount(y, minlength=classes)
+    sums = counts if w is None else np.bincount(y, w, minlength=classes)
+    total = float(sums.sum())
     shown = [1] if classes == 2 else list(range(classes))
-    curves = {k: table[:, k] for k in shown if 0 < np.count_nonzero(y == k) < len(y)}
-    areas = [float(sklearn.metrics.roc_auc_score(y == k, column)) for k, column in curves.items()]
-    labels = np.arange(classes)
-    return {
+    # Weights that cancel leave a sum that is 0 but for rounding.
+    least = 0.0 if w is None else 1e-9 * float(np.abs(w).sum())
+    curves = {k: table[:, k] for k in shown if sums[k] > least and total - sums[k] > least}
+    areas = [_auc(y == k, column, w) for k, column in curves.items()]
+    measured: Metrics = {
         "events": len(y),
-        "events_by_class": {str(k): int(np.count_nonzero(y == k)) for k in range(classes)},
+        "events_by_class": {str(k): int(count) for k, count in enumerate(counts)},
         "threshold": float(threshold),
         "auc": float(np.mean(areas)) if areas else None,
-        "accuracy": float(np.mean(taken == y)) if len(y) else None,
-        "log_loss": _log_loss(y, table),
-        "confusion_matrix": _confusion(y, taken, classes),
-        "report": _report(y, taken, labels),
-        "roc": {str(k): roc_curve(y == k, column) for k, column in curves.items()},
+        "accuracy": float(np.average(taken == y, weights=w)) if total > 0 else None,
+        "log_loss": _log_loss(y, table, w) if total > 0 else None,
+        "confusion_matrix": _confusion(y, taken, classes, w),
+        "report": _report(y, taken, classes, w) if total > 0 else {},
+        "roc": {str(k): roc_curve(y == k, column, w) for k, column in curves.items()},
     }
+    if w is not None:
+        measured["weight_by_class"] = {str(k): float(weight) for k, weight in enumerate(sums)}
+        measured["negative_weights"] = int(np.count_nonzero(w < 0))
+    return measured
 
 
-def roc_curve(is_class: NDArray[np.bool_], scores: Scores) -> RocCurve:
+def roc_curve(is_class: NDArray[np.bool_], scores: Scores, weights: Weights | None = None) -> RocCurve:
     """Return a ROC curve of at most ``ROC_POINTS`` points, from (0, 0) to (1, 1).
 
     Points are left out evenly along the curve, so that steep parts keep their share.
     """
-    fpr, tpr, _ = sklearn.metrics.roc_curve(is_class, scores)
+    fpr, tpr, _ = sklearn.metrics.roc_curve(is_class, scores, sample_weight=weights)
     way = fpr + tpr
+    if np.any(np.diff(way) < 0):  # negative weights: the length of the way, back and forth
+        way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(fpr)) + np.abs(np.diff(tpr)))])
     kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], ROC_POINTS)))
     return {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist()}
+
+
+def regression(y_true: Truth, predicted: Scores, weights: Weights | None = None) -> Regression:
+    """Measure how close predictions are to the truth.
+
+    Parameters
+    ----------
+    y_true, predicted
+        True and predicted value of each event, shape (events,).
+    weights
+        Weight of each event, shape (events,).
+
+    Raises
+    ------
+    ModelFault
+        Predictions are not finite.
+    DataFault
+        The shapes do not belong together.
+    """
+    y, found = np.asarray(y_true, np.float64), np.asarray(predicted, np.float64)
+    if y.ndim != 1 or found.shape != y.shape:
+        raise DataFault(f"predictions of shape {found.shape} do not belong to targets of shape {y.shape}")
+    wrong = np.count_nonzero(~np.isfinite(found))
+    if wrong:
+        raise _diverged("prediction", wrong, len(y))
+    checked = _checked(weights, y)
+    w = np.ones(len(y)) if checked is None else checked
+    total = float(w.sum())
+    residual = found - y
+    bias = _mean(residual, w)
+    spread = _mean((y - (_mean(y, w) or 0.0)) ** 2, w)
+    square = _mean(residual**2, w)
+    measured: Regression = {
+        "events": len(y),
+        "mae": _mean(np.abs(residual), w),
+        "rmse": _root(square),
+        "bias": bias,
+        "r2": 1 - square / spread if square is not None and spread is not None and spread > 0 else None,
+        "resolution": _root(_mean((residual - (bias or 0.0)) ** 2, w)),
+        "residual_quantiles": {str(percent): _quantile(residual, w, percent / 100) for percent in QUANTILES},
+    }
+    if checked is not None:
+        measured["weight"] = total
+        measured["negative_weights"] = int(np.count_nonzero(w < 0))
+    return measured
+
+
+def _checked(
+    weights: Weights | None, y: NDArray[np.int64] | NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    if weights is None:
+        return None
+    w = np.asarray(weights, np.float64)
+    if w.shape != y.shape:
+        raise DataFault(f"weights of shape {w.shape} do not belong to events of shape {y.shape}")
+    return w
+
+
+def _mean(values: NDArray[np.float64], w: NDArray[np.float64]) -> float | None:
+    return float(np.average(values, weights=w)) if w.sum() > 0 else None
+
+
+def _root(square: float | None) -> float | None:
+    """Return the root; None also where negative weights make a mean of squares negative."""
+    return math.sqrt(square) if square is not None and square >= 0 else None
+
+
+def _quantile(values: NDArray[np.float64], w: NDArray[np.float64], share: float) -> float | None:
+    """Return the lowest value up to which at least that share of the weights lies."""
+    total = w.sum()
+    if not total > 0:
+        return None
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(w[order]) >= share * total
+    return float(values[order][np.argmax(reached)])
+
+
+def _diverged(what: str, wrong: np.integer[Any], events: int) -> ModelFault:
+    return ModelFault(
+        f"the model gives no finite {what} for {wrong} of {events} events: the training diverged "
+        "(a lower learning rate helps), or a feature is not finite"
+    )
 
 
 def _by_class(y: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,32 +243,42 @@ def _by_class(y: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.f
         )
     wrong = np.count_nonzero(~np.isfinite(table).all(axis=1))
     if wrong:
-        raise ModelFault(
-            f"the model gives no finite score for {wrong} of {len(y)} events: the training diverged "
-            "(a lower learning rate helps), or a feature is not finite"
-        )
+        raise _diverged("score", wrong, len(y))
     return table
 
 
-def _log_loss(y: NDArray[np.int64], table: NDArray[np.float64]) -> float | None:
+def _auc(is_class: NDArray[np.bool_], scores: NDArray[np.float64], w: NDArray[np.float64] | None) -> float:
+    if w is None or (w >= 0).all():
+        return float(sklearn.metrics.roc_auc_score(is_class, scores, sample_weight=w))
+    # scikit-learn integrates only curves that never turn back. The trapezoids add up to the weighted share
+    # of ordered pairs whatever the signs.
+    fpr, tpr, _ = sklearn.metrics.roc_curve(is_class, scores, sample_weight=w)
+    return float(np.trapezoid(tpr, fpr))
+
+
+def _log_loss(
+    y: NDArray[np.int64], table: NDArray[np.float64], w: NDArray[np.float64] | None
+) -> float | None:
     """Return the log loss; None where the scores are no probabilities (a model may give logits)."""
-    if not len(y) or table.min() < 0 or table.max() > 1 or not (table.sum(axis=1) > 0).all():
+    if table.min() < 0 or table.max() > 1 or not (table.sum(axis=1) > 0).all():
         return None
     shares = table / table.sum(axis=1, keepdims=True)
-    return float(sklearn.metrics.log_loss(y, shares, labels=np.arange(table.shape[1])))
+    return float(sklearn.metrics.log_loss(y, shares, labels=np.arange(table.shape[1]), sample_weight=w))
 
 
-def _confusion(y: NDArray[np.int64], taken: NDArray[np.int64], classes: int) -> list[list[int]]:
-    counts = np.bincount(y * classes + taken, minlength=classes * classes)
-    rows: list[list[int]] = counts.reshape(classes, classes).tolist()
+def _confusion(
+    y: NDArray[np.int64], taken: NDArray[np.int64], classes: int, w: NDArray[np.float64] | None
+) -> list[list[int]] | list[list[float]]:
+    cells = np.bincount(y * classes + taken, w, minlength=classes * classes)
+    rows: list[list[int]] | list[list[float]] = cells.reshape(classes, classes).tolist()
     return rows
 
 
-def _report(y: NDArray[np.int64], taken: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
-    if not len(y):
-        return {}
+def _report(
+    y: NDArray[np.int64], taken: NDArray[np.int64], classes: int, w: NDArray[np.float64] | None
+) -> dict[str, Any]:
     report = sklearn.metrics.classification_report(
-        y, taken, labels=labels, output_dict=True, zero_division=0.0
+        y, taken, labels=np.arange(classes), output_dict=True, zero_division=0.0, sample_weight=w
     )
     plain: dict[str, Any] = json.loads(json.dumps(report, default=float))
     return plain

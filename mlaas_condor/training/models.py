@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
+from mlaas_condor import usercode
 from mlaas_condor.errors import ModelFault, OutOfMemory
 from mlaas_condor.training import keras2
 
@@ -188,17 +188,8 @@ def load(model_file: ModelFile) -> Callable[..., Any]:
         It fails for want of memory.
     """
     path = model_file.path
-    # Modules beside the file can be imported too, also later from within `model`. The folder goes to
-    # the end: a file of the user's that happens to be called keras.py must not shadow the real one.
-    folder = str(path.parent.absolute())
-    if folder not in sys.path:
-        sys.path.append(folder)
-    module = ModuleType(MODULE_NAME)
-    module.__file__ = str(path)
-    sys.modules[MODULE_NAME] = module
     try:
-        # Not by the import system: its cache of compiled files takes two edits within a second for one.
-        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+        module = usercode.run(path, MODULE_NAME)
     except (Exception, SystemExit) as error:
         raise user_fault(path, error) from error
     function = getattr(module, "model", None)

@@ -1,4 +1,4 @@
-"""Pictures of a training: learning curves, ROC curves, distributions of the scores.
+"""Pictures of a training: learning curves, ROC curves, distributions of the scores, residuals.
 
 All go to PNG files without any display; nothing is kept in matplotlib's global state.
 """
@@ -16,9 +16,12 @@ import mplhep
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from mlaas_condor.training.metrics import QUANTILES, regression
 
 BINS = 40
 COLOURS = ("#3f90da", "#e42536", "#ffa90e", "#964a8b", "#9c9ca1", "#7a21dd")
@@ -26,6 +29,8 @@ COLOURS = ("#3f90da", "#e42536", "#ffa90e", "#964a8b", "#9c9ca1", "#7a21dd")
 
 SPLIT_STYLES = {"test": "-", "validation": "--", "train": ":"}
 MOST_BOUNDARIES = 40
+WEIGHTED_SHARE = "Share of the weights per bin"
+WIDE = 4  # central 68 % intervals that a picture of residuals reaches to, either way
 
 _SMALLER: dict[Any, Any] = {
     "font.size": 15,
@@ -143,6 +148,7 @@ def scores(
     labels_by_split: Mapping[str, NDArray[Any]],
     path: Path,
     classes: Sequence[str] | None = None,
+    weights_by_split: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
     """Draw how the scores of each class are distributed: training filled, test as points.
 
@@ -156,7 +162,10 @@ def scores(
         The PNG file to write.
     classes
         Names of the classes; ``class 0``, ``class 1``, … where not given.
+    weights_by_split
+        Weights of the same events, shape (events,).
     """
+    weights = _or_ones(weights_by_split, labels_by_split)
     columns = {split: _columns(np.asarray(values)) for split, values in scores_by_split.items()}
     count = max((table.shape[1] for table in columns.values()), default=1)
     highest = max((int(np.max(labels, initial=0)) for labels in labels_by_split.values()), default=0)
@@ -170,11 +179,11 @@ def scores(
                 axis.set_axis_off()
                 continue
             values = {split: table[:, k] for split, table in columns.items()}
-            _distributions(axis, values, labels_by_split, names)
+            _distributions(axis, values, labels_by_split, weights, names)
             axis.set_xlabel("Score" if count == 1 else f"Score for {names[k]}")
-            axis.set_ylabel("Share of events per bin")
+            axis.set_ylabel("Share of events per bin" if weights_by_split is None else WEIGHTED_SHARE)
             if k == 0 and values:
-                axis.legend(fontsize=14 if count == 1 else 11)
+                axis.legend(fontsize=14 if count == 1 else 11, ncols=2)
 
 
 def _columns(values: NDArray[Any]) -> NDArray[Any]:
@@ -185,34 +194,149 @@ def _columns(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _distributions(
-    axis: Axes, values: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[Any]], names: Sequence[str]
+    axis: Axes,
+    values: Mapping[str, NDArray[Any]],
+    labels: Mapping[str, NDArray[Any]],
+    weights: Mapping[str, NDArray[Any]],
+    names: Sequence[str],
 ) -> None:
     everything = np.concatenate([*values.values(), np.zeros(0)])
     low = min(0.0, float(everything.min(initial=0.0)))
     high = max(1.0, float(everything.max(initial=1.0)))
     edges = np.linspace(low, high, BINS + 1)
-    centres = (edges[1:] + edges[:-1]) / 2
     for k, name in enumerate(names):
-        colour = COLOURS[k % len(COLOURS)]
         for split, column in values.items():
-            counts = np.histogram(column[np.asarray(labels[split]) == k], edges)[0]
-            total = max(int(counts.sum()), 1)
-            if split == "train":
-                axis.stairs(counts / total, edges, fill=True, color=colour, alpha=0.35)
-                axis.stairs(counts / total, edges, color=colour, linewidth=1.5, label=f"{name}, {split}")
-                continue
-            seen = counts > 0
-            axis.errorbar(
-                centres[seen],
-                counts[seen] / total,
-                np.sqrt(counts[seen]) / total,
-                fmt="o" if split == "test" else "s",
-                color=colour,
-                linewidth=1.2,
-                label=f"{name}, {split}",
-            )
-    axis.set_xlim(low, high)
-    axis.set_ylim(0, axis.get_ylim()[1] * 1.25)
+            mine = np.asarray(labels[split]) == k
+            colour = COLOURS[k % len(COLOURS)]
+            _shares(axis, column[mine], weights[split][mine], edges, split, colour, f"{name}, {split}")
+    _finish(axis, edges)
+
+
+def _shares(
+    axis: Axes,
+    values: NDArray[Any],
+    weights: NDArray[Any],
+    edges: NDArray[Any],
+    split: str,
+    colour: str,
+    label: str,
+) -> None:
+    """Draw a histogram of sum 1: training filled, others as points with their statistical errors."""
+    sums = np.histogram(values, edges, weights=weights)[0]
+    errors = np.sqrt(np.histogram(values, edges, weights=weights**2)[0])
+    total = sums.sum() if sums.sum() > 0 else 1.0
+    if split == "train":
+        axis.stairs(sums / total, edges, fill=True, color=colour, alpha=0.35)
+        axis.stairs(sums / total, edges, color=colour, linewidth=1.5, label=label)
+        return
+    seen = errors > 0
+    axis.errorbar(
+        ((edges[1:] + edges[:-1]) / 2)[seen],
+        sums[seen] / total,
+        errors[seen] / total,
+        fmt="o" if split == "test" else "s",
+        color=colour,
+        linewidth=1.2,
+        label=label,
+    )
+
+
+def _finish(axis: Axes, edges: NDArray[Any]) -> None:
+    """Leave room for the legend; below 0 only negative weights can lead."""
+    low, high = axis.dataLim.y0, axis.get_ylim()[1]
+    axis.set_xlim(edges[0], edges[-1])
+    axis.set_ylim(1.1 * low if low < 0 else 0, high * 1.25)
+
+
+def _or_ones(
+    weights: Mapping[str, NDArray[Any]] | None, events: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    if weights is None:
+        return {split: np.ones(len(values)) for split, values in events.items()}
+    return {split: np.asarray(weights[split], np.float64) for split in events}
+
+
+def residuals(
+    true_by_split: Mapping[str, NDArray[Any]],
+    predicted_by_split: Mapping[str, NDArray[Any]],
+    path: Path,
+    name: str = "value",
+    weights_by_split: Mapping[str, NDArray[Any]] | None = None,
+) -> None:
+    """Draw a regression: predicted against true values, and how the residuals are distributed.
+
+    Parameters
+    ----------
+    true_by_split, predicted_by_split
+        True and predicted values of ``train`` and ``test``, shape (events,); either may be missing. The
+        first picture is of ``test`` where it is there.
+    path
+        The PNG file to write.
+    name
+        What is predicted: the name of the branch.
+    weights_by_split
+        Weights of the same events, shape (events,).
+    """
+    weights = _or_ones(weights_by_split, true_by_split)
+    shown = next((split for split in ("test", *true_by_split) if len(true_by_split.get(split, ()))), None)
+    with _figure(path, 14, 6) as figure:
+        left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.1})
+        if shown is not None:
+            _against(left, true_by_split[shown], predicted_by_split[shown], weights[shown])
+            _residuals(right, true_by_split, predicted_by_split, weights)
+            left.set_title(("Events" if weights_by_split is None else "Weight") + f" per bin, {shown}")
+        # In the middle, because a power of ten that the numbers share is written at the end.
+        left.set_xlabel(f"True {name}", loc="center")
+        left.set_ylabel(f"Predicted {name}")
+        right.set_xlabel(f"Predicted - true {name}", loc="center")
+        right.set_ylabel("Share of events per bin" if weights_by_split is None else WEIGHTED_SHARE)
+
+
+def _against(axis: Axes, true: NDArray[Any], predicted: NDArray[Any], weights: NDArray[Any]) -> None:
+    # A few far away would leave the others a single bin.
+    ends = np.quantile(np.concatenate([true, predicted]), [0.002, 0.998])
+    margin = 0.05 * max(ends[1] - ends[0], 1e-6 * abs(ends[0])) or 0.5
+    low, high = ends[0] - margin, ends[1] + margin
+    sums, *edges = np.histogram2d(true, predicted, 60, [[low, high], [low, high]], weights=weights)
+    filled = sums > 0
+    if filled.any():
+        colours = LogNorm(sums[filled].min(), max(sums.max(), 10 * sums[filled].min()))
+        mesh = axis.pcolormesh(*edges, np.where(filled, sums, np.nan).T, norm=colours, cmap="viridis")
+        axis.figure.colorbar(mesh, ax=axis)
+    axis.plot([low, high], [low, high], color=COLOURS[1], linewidth=1.5, linestyle="--")
+    axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+
+
+def _residuals(
+    axis: Axes,
+    true: Mapping[str, NDArray[Any]],
+    predicted: Mapping[str, NDArray[Any]],
+    weights: Mapping[str, NDArray[Any]],
+) -> None:
+    measured = {split: regression(true[split], predicted[split], weights[split]) for split in true}
+    reach = [_reach(numbers["residual_quantiles"]) for numbers in measured.values()]
+    low, high = min(ends[0] for ends in reach), max(ends[1] for ends in reach)
+    edges = np.linspace(low, high, BINS + 1)
+    for i, (split, numbers) in enumerate(measured.items()):
+        first, _, last = (numbers["residual_quantiles"][str(percent)] for percent in QUANTILES)
+        label = split
+        if numbers["bias"] is not None and numbers["resolution"] is not None:
+            # Two widths: far tails, which the picture leaves out, count for the first one only.
+            label += f": mean {numbers['bias']:.3g}, std. dev. {numbers['resolution']:.3g}"
+        if first is not None and last is not None:
+            label += f"\n(half of the central 68 %: {(last - first) / 2:.3g})"
+        colour = COLOURS[i % len(COLOURS)]
+        _shares(axis, predicted[split] - true[split], weights[split], edges, split, colour, label)
+    _finish(axis, edges)
+    axis.set_ylim(top=axis.get_ylim()[1] * 1.2)
+    axis.legend()
+
+
+def _reach(quantiles: Mapping[str, float | None]) -> tuple[float, float]:
+    """Return what to show of residuals with these quantiles: all but far tails."""
+    low, middle, high = (quantiles[str(percent)] or 0.0 for percent in QUANTILES)
+    half = max(WIDE * (middle - low), WIDE * (high - middle), 1e-6 * abs(middle)) or 0.5
+    return middle - half, middle + half
 
 
 def _is_number(value: object) -> bool:

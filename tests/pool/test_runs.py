@@ -15,7 +15,7 @@ from example_tools import copy_example, edit
 from pool_tools import jobs_by_stage, settings_of, stage, submit, turn_to, wait_for
 
 from mlaas_condor import local, workflow
-from mlaas_condor.data import chunks
+from mlaas_condor.data import chunkfile
 
 pytestmark = pytest.mark.pool
 
@@ -78,8 +78,8 @@ def test_the_bundle_holds_what_it_takes_to_predict(whole):
 
 def test_every_event_is_used_exactly_once(whole):
     folder = whole[0].folder
-    made = [chunks.read(path) for path in sorted(folder.output("preprocess").glob("chunk-*.zip"))]
-    found = np.stack([np.concatenate([c.identifiers[n] for c in made]) for n in ("runNo", "evtNo", "lumi")])
+    made = [chunkfile.read(path) for path in sorted(folder.output("preprocess").glob("chunk-*.zip"))]
+    found = np.stack([np.concatenate([c.carried[n] for c in made]) for n in ("runNo", "evtNo", "lumi")])
     inputs = []
     for path in sorted(folder.inputs.iterdir()):
         with uproot.open(path) as file:

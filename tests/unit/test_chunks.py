@@ -1,17 +1,29 @@
 """Chunks: every event once, in proportion, and the same whenever, wherever and in whatever order."""
 
 import random
+import threading
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import uproot
+from data_tools import chunks_of, dataset_of, same_chunk, specs_of, to_lists
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlaas_condor.data import chunks, specs
-from mlaas_condor.data.dataset import Dataset, EntryRange, InputFile, share, split_entries
-from mlaas_condor.data.features import Columns
-from mlaas_condor.data.inputs import Jagged, Reader, survey
+from mlaas_condor.data.dataset import (
+    Dataset,
+    EntryRange,
+    Function,
+    InputFile,
+    Unreadable,
+    share,
+    split_entries,
+)
+from mlaas_condor.data.measuring import Measurement
+from mlaas_condor.data.selection import Cut, Definition, Steps
 from mlaas_condor.errors import InputChanged, InputUnreadable
 
 FILES = st.lists(st.integers(0, 120), min_size=1, max_size=12).filter(any)
@@ -20,7 +32,7 @@ SIZES = st.sampled_from([-1, 1, 2, 7, 30, 10_000])
 
 @settings(max_examples=50)
 @given(FILES, SIZES)
-def test_dealing_gives_every_event_to_one_chunk(events, size):
+def test_dealing_gives_every_event_to_one_chunk_and_all_chunks_as_many(events, size):
     number = chunks.count(sum(events), size)
     dealt = [chunks.deal(events, size, k) for k in range(number)]
     for file, n in enumerate(events):
@@ -28,15 +40,8 @@ def test_dealing_gives_every_event_to_one_chunk(events, size):
         assert ranges[0][0] == 0 and ranges[-1][1] == n
         assert all(stop == start for (_, stop), (start, _) in pairwise(ranges))
         assert all(start <= stop for start, stop in ranges)
-
-
-@settings(max_examples=50)
-@given(FILES, SIZES)
-def test_chunks_are_equal_within_one_event_and_none_is_empty(events, size):
-    number = chunks.count(sum(events), size)
-    lengths = [sum(stop - start for start, stop in chunks.deal(events, size, k)) for k in range(number)]
-    assert max(lengths) - min(lengths) <= 1
-    assert min(lengths) > 0
+    lengths = [sum(stop - start for start, stop in each) for each in dealt]
+    assert max(lengths) - min(lengths) <= 1 and min(lengths) > 0
     assert size == -1 or max(lengths) <= size
 
 
@@ -61,6 +66,12 @@ def test_many_small_files_fill_all_chunks():
     assert lengths == [10] * 10
 
 
+def test_small_files_of_one_class_after_another_give_to_all_chunks():
+    for k in range(10):
+        dealt = [stop - start for start, stop in chunks.deal([3] * 100, 30, k)]
+        assert 12 <= sum(dealt[:50]) <= 18 and sum(dealt) == 30
+
+
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30), st.integers(1, 10**7))
 def test_share_is_exact_in_proportion_and_never_above_what_there_is(weights, total):
     shares = share(total, weights)
@@ -71,113 +82,38 @@ def test_share_is_exact_in_proportion_and_never_above_what_there_is(weights, tot
         assert all(abs(each - wanted) < 1 for each, wanted in zip(shares, exact, strict=True))
 
 
-@given(FILES, st.integers(1, 20))
-def test_split_entries_covers_every_entry_once_in_lists_of_equal_length(used, tasks):
+PLACES = st.lists(st.integers(0, 120), max_size=6)
+
+
+@given(FILES, st.integers(1, 20), st.none() | PLACES)
+def test_split_entries_covers_every_entry_once_in_lists_of_nearly_equal_length(used, tasks, places):
     tasks = min(tasks, sum(used))
-    split = split_entries(used, tasks)
+
+    def boundaries(file):
+        return sorted({0, used[file] + 5, *places})
+
+    split = split_entries(used, tasks, boundaries if places is not None else None)
     found = [(r.file, entry) for task in split for r in task for entry in range(r.start, r.stop)]
     assert found == [(file, entry) for file, n in enumerate(used) for entry in range(n)]
     lengths = [sum(r.stop - r.start for r in task) for task in split]
-    assert len(split) == tasks and max(lengths) - min(lengths) <= 1
-    assert all(r.start < r.stop for task in split for r in task)
+    assert len(split) == tasks and all(r.start < r.stop for task in split for r in task)
+    if places is None:
+        assert max(lengths) - min(lengths) <= 1
+    else:
+        third = sum(used) // tasks // 3
+        assert min(lengths) > 0 and max(lengths) - min(lengths) <= 1 + 4 * third
 
 
-IDENTIFIERS = [np.int64, np.uint64, np.int8, np.float64, np.float32, np.bool_, np.uint32]
-
-
-@st.composite
-def any_chunk(draw):
-    n, columns = draw(st.integers(1, 50)), draw(st.integers(1, 40))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    # Any bits, so also NaN of all kinds, infinities and -0.0.
-    raw = rng.integers(0, 2**32, (columns, n), dtype=np.uint32).view(np.float32)
-    kinds = draw(st.lists(st.sampled_from(IDENTIFIERS), unique=True, max_size=4))
-    return chunks.Chunk(
-        features=raw,
-        file=rng.integers(0, 9, n, dtype=np.uint32),
-        entry=rng.integers(0, 2**60, n),
-        identifiers={f"id {np.dtype(kind).name}/x": rng.integers(0, 100, n).astype(kind) for kind in kinds},
-    )
-
-
-def same(one, other):
-    """Tell whether two chunks are the same to the last bit."""
-    pairs = [(one.features, other.features), (one.file, other.file), (one.entry, other.entry)]
-    pairs += [(each, other.identifiers[name]) for name, each in one.identifiers.items()]
-    return list(one.identifiers) == list(other.identifiers) and all(
-        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs
-    )
-
-
-@settings(max_examples=40)
-@given(any_chunk())
-def test_chunk_read_back_is_the_same_and_equal_chunks_are_equal_files(tmp_path_factory, chunk):
-    one, other = (tmp_path_factory.getbasetemp() / name for name in ("one.zip", "other.zip"))
-    chunks.write(one, chunk)
-    again = chunks.read(one)
-    assert same(chunk, again)
-    chunks.write(other, again)
-    assert one.read_bytes() == other.read_bytes()
-    assert len(again) == len(chunk.entry)
-
-
-def test_chunk_larger_than_a_compressed_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "_FRAME_BYTES", 1000)
-    rng = np.random.default_rng(1)
-    n = 600
-    chunk = chunks.Chunk(rng.random((20, n), np.float32), np.zeros(n, np.uint32), np.arange(n), {})
-    chunks.write(tmp_path / "c.zip", chunk)
-    assert same(chunk, chunks.read(tmp_path / "c.zip"))
-
-
-def test_streaming_gives_all_chunks_in_order(tmp_path):
-    paths = [tmp_path / f"{i}.zip" for i in range(5)]
-    for i, path in enumerate(paths):
-        chunk = chunks.Chunk(np.full((1, 3), i, np.float32), np.zeros(3, np.uint32), np.arange(3), {})
-        chunks.write(path, chunk)
-    assert [chunk.features[0, 0] for chunk in chunks.stream(paths)] == [0, 1, 2, 3, 4]
-    assert [chunk.features[0, 0] for chunk in chunks.stream(reversed(paths))] == [4, 3, 2, 1, 0]
-    assert list(chunks.stream([])) == []
+def test_split_follows_the_boundaries_that_are_near():
+    split = split_entries([100, 100], 4, lambda file: [0, 45, 60, 100])
+    assert [[(r.file, r.start, r.stop) for r in task] for task in split] == [
+        [(0, 0, 45)], [(0, 45, 100)], [(1, 0, 45)], [(1, 45, 100)],
+    ]  # fmt: skip
+    far = split_entries([100], 2, lambda file: [0, 10, 100])
+    assert [task[0].stop for task in far] == [50, 100]
 
 
 # ---- made from files
-
-
-def plan(paths, used=None, chunk_size=25, shuffle=True, seed=21, tasks=3):
-    """Return the dataset of some files and its specs."""
-    surveys = [survey(str(path), "events") for path in paths]
-    files = [
-        InputFile(
-            path=str(path), staged=f"{i}_nowhere", uuid=each.uuid, size=each.size, entries=each.entries,
-            used=used[i] if used else each.entries,
-        )
-        for i, (path, each) in enumerate(zip(paths, surveys, strict=True))
-    ]  # fmt: skip
-    identifiers = ["run", "event"]
-    names = sorted(
-        name for name in surveys[0].branches if not name.startswith("_n_") and name not in identifiers
-    )
-    kinds = {name: surveys[0].branches[name].kind for name in names}
-    dataset = Dataset(
-        files=files, tree="events", flat=[n for n in names if kinds[n] == "flat"],
-        jagged=[n for n in names if kinds[n] == "jagged"], identifiers=identifiers,
-        tasks=split_entries([file.used for file in files], tasks), chunk_size=chunk_size,
-        shuffle=shuffle, seed=seed,
-    )  # fmt: skip
-    return dataset, measured(dataset)
-
-
-def measured(dataset):
-    return specs.join(
-        specs.measure(
-            Reader(dataset.files[r.file].path, "events").read(
-                [*dataset.flat, *dataset.jagged], r.start, r.stop
-            ),
-            r,
-        )
-        for task in dataset.tasks
-        for r in task
-    )
 
 
 @pytest.fixture
@@ -185,119 +121,304 @@ def paths(mktree):
     return [mktree(f"{i}.root", n, seed=i) for i, n in enumerate((40, 7, 63))]
 
 
-def all_of(dataset, found):
-    return [chunks.make(dataset, found, k) for k in range(chunks.count(found.events, dataset.chunk_size))]
+plan = partial(dataset_of, carried=["run", "event"], tasks=3)
+STEPS = Steps(
+    definitions=[
+        Definition(name="half", expression="jet_pt/2", branches=["jet_pt"]),
+        Definition(name="more", expression="half+njets", branches=["half", "njets"]),
+    ],
+    cuts=[
+        Cut(expression="more>25", branches=["more"], elements="any"),
+        Cut(expression="jet_id<8", branches=["jet_id"], elements="all"),
+        Cut(expression="charge>=0", branches=["charge"]),
+    ],
+    max_length={"jet_pt": 3},
+)
+WITH_STEPS = {
+    "features": ["charge", "constant", "jet_id", "jet_pt", "met", "never", "njets", "trigger"],
+    "steps": STEPS,
+}
+
+
+def with_steps(paths, **fields):
+    dataset = plan(paths, **{**WITH_STEPS, **fields})
+    return dataset.model_copy(update={"jagged": [*dataset.jagged, "half"]})
+
+
+def rows_of(paths):
+    """Return all events as plain Python, by file and entry."""
+    rows = {}
+    for file, path in enumerate(paths):
+        with uproot.open(path) as opened:
+            arrays = opened["events"].arrays(library="ak")
+            names = [name for name in arrays.fields if not name.startswith("_n_")]
+            columns = {name: arrays[name].tolist() for name in names}
+        for entry in range(len(columns["met"])):
+            rows[file, entry] = {name: column[entry] for name, column in columns.items()}
+    return rows
+
+
+def where(chunk):
+    return list(zip(chunk.file.tolist(), chunk.entry.tolist(), strict=True))
+
+
+def passes(row):
+    more = [x / 2 + row["njets"] > 25 for x in row["jet_pt"]]
+    return any(more) and all(x < 8 for x in row["jet_id"]) and row["charge"] >= 0
 
 
 @pytest.mark.parametrize("chunk_size", [-1, 1, 10, 25, 1000])
-def test_identifiers_of_all_chunks_are_those_of_the_inputs(paths, chunk_size):
-    dataset, found = plan(paths, chunk_size=chunk_size)
-    made = all_of(dataset, found)
-    got = np.sort(np.concatenate([chunk.identifiers["event"] for chunk in made]))
-    read = [Reader(str(path), "events").read(["event"], 0, 10**6)["event"] for path in paths]
-    assert got.tolist() == np.sort(np.concatenate(read)).tolist()
-    for chunk in made:  # where each event says it comes from
-        for file, entry, event in zip(chunk.file, chunk.entry, chunk.identifiers["event"], strict=True):
-            assert read[file][entry] == event
+@pytest.mark.parametrize("cut", [False, True])
+def test_every_event_is_in_one_chunk_with_the_values_of_the_inputs(paths, chunk_size, cut):
+    dataset = (with_steps if cut else plan)(paths, chunk_size=chunk_size)
+    found = specs_of(dataset)
+    made = chunks_of(dataset, found)
+    rows = rows_of(paths)
+    wanted = [place for place, row in rows.items() if passes(row) or not cut]
+    assert 5 < len(wanted) <= 110 and (len(wanted) < 110) == cut and found.events == len(wanted)
+    assert sorted(place for chunk in made for place in where(chunk)) == wanted
+    lengths = [len(chunk) for chunk in made]
+    assert max(lengths) - min(lengths) <= 1
+    for chunk in made:
+        columns = {name: to_lists(column) for name, column in chunk.events.items()} | {
+            name: values.tolist() for name, values in chunk.carried.items()
+        }
+        for i, place in enumerate(where(chunk)):
+            row = rows[place]
+            if cut:
+                row = {**row, "half": [x / 2 for x in row["jet_pt"]], "jet_pt": row["jet_pt"][:3]}
+            for name, column in columns.items():
+                got = np.array(column[i], np.float32 if name not in chunk.carried else np.uint64)
+                assert got.tobytes() == np.array(row[name], got.dtype).tobytes()
+        assert set(columns) == {*dataset.flat, *dataset.jagged, "run", "event"}
+        assert chunk.carried["event"].dtype == np.uint64 and chunk.events["njets"].dtype == np.uint8
+        assert chunk.events["charge"].dtype == (np.uint8 if cut else np.int8)
+        assert chunk.events["met"].dtype == np.float32 and chunk.events["never"].values.dtype == np.float32
 
 
 def test_only_the_entries_used_are_in_chunks(paths):
-    dataset, found = plan(paths, used=[10, 0, 30])
-    made = all_of(dataset, found)
-    where = sorted((int(f), int(e)) for chunk in made for f, e in zip(chunk.file, chunk.entry, strict=True))
-    assert where == [(0, e) for e in range(10)] + [(2, e) for e in range(30)]
+    dataset = plan(paths, used=[10, 0, 30])
+    made = chunks_of(dataset, specs_of(dataset))
+    places = sorted(place for chunk in made for place in where(chunk))
+    assert places == [(0, e) for e in range(10)] + [(2, e) for e in range(30)]
 
 
-def test_chunk_is_the_same_whenever_and_in_whatever_order_it_is_made(paths):
-    dataset, found = plan(paths)
-    once = all_of(dataset, found)
-    readers = {}
-    for k in random.Random(1).sample(range(len(once)), len(once)):
-        assert same(once[k], chunks.make(dataset, found, k, readers))
-    assert set(readers) == {0, 1, 2}
-    # Nor does it depend on how the measuring was split.
-    other = dataset.model_copy(update={"tasks": split_entries([file.used for file in dataset.files], 7)})
-    assert all(same(chunk, chunks.make(other, measured(other), k)) for k, chunk in enumerate(once))
-    assert other.chunks_key == dataset.chunks_key and other.specs_key != dataset.specs_key
+@pytest.mark.parametrize("make_plan", [plan, with_steps])
+def test_chunk_is_the_same_whenever_and_in_whatever_order_and_batch(paths, monkeypatch, make_plan):
+    dataset = make_plan(paths, chunk_size=9)
+    found = specs_of(dataset)
+    once = chunks_of(dataset, found)
+    assert len(once) >= 4
+    for size in (1, 2000, 10**9):  # bytes: chunk by chunk, a few, all of them
+        monkeypatch.setattr(chunks, "BATCH_BYTES", size)
+        maker = chunks.Maker(dataset, found)
+        for k in random.Random(1).sample(range(len(once)), len(once)):
+            ((index, chunk),) = maker.make(k, k)
+            assert index == k and same_chunk(chunk, once[k])
+        several = list(maker.make(1, len(once) - 1))
+        assert [index for index, _ in several] == list(range(1, len(once)))
+        assert all(same_chunk(chunk, once[index]) for index, chunk in several)
+        maker.close()
+
+
+@pytest.mark.parametrize("make_plan", [plan, with_steps])
+def test_chunks_do_not_depend_on_how_the_measuring_was_split(paths, make_plan):
+    dataset = make_plan(paths)
+    once = chunks_of(dataset, specs_of(dataset))
+    used = [file.used for file in dataset.files]
+    single = [[EntryRange(file=f, start=s, stop=s + 1)] for f, n in enumerate(used) for s in range(n)]
+    for tasks, block in ((split_entries(used, 7), 10_000), (split_entries(used, 2), 4), (single, 1)):
+        other = dataset.model_copy(update={"tasks": tasks, "block": block})
+        made = chunks_of(other, specs_of(other))
+        assert len(made) == len(once)
+        assert all(same_chunk(one, two) for one, two in zip(once, made, strict=True))
+        assert other.chunks_key == dataset.chunks_key and other.specs_key != dataset.specs_key
+
+
+def test_files_that_give_nothing_have_no_say_in_the_types(mktree, monkeypatch):
+    paths = [
+        mktree(f"{i}.root", n, seed=i, mark=np.zeros(n, dtype))
+        for i, (n, dtype) in enumerate(((60, np.int32), (1, np.float64)))
+    ]
+    dataset = plan(paths, carried=["run", "event", "mark"], chunk_size=10)
+    found = specs_of(dataset)
+    monkeypatch.setattr(chunks, "BATCH_BYTES", 1)
+    alone = chunks_of(dataset, found)
+    monkeypatch.setattr(chunks, "BATCH_BYTES", 10**9)
+    together = chunks_of(dataset, found)
+    assert all(same_chunk(one, two) for one, two in zip(alone, together, strict=True))
+    kinds = {chunk.carried["mark"].dtype.kind for chunk in together}
+    assert kinds == {"i", "f"}
+
+
+def test_file_is_read_once_for_several_chunks(paths, monkeypatch):
+    dataset = with_steps(paths, chunk_size=5)
+    found = specs_of(dataset)
+    read = []
+
+    class Reader(chunks.Reader):
+        def read(self, names, start, stop):
+            read.append((self.source.path, stop - start, len(list(names))))
+            return super().read(names, start, stop)
+
+    monkeypatch.setattr(chunks, "Reader", Reader)
+    chunks_of(dataset, found)
+    assert len(read) <= 2 * len(found.kept) and len({path for path, _, _ in read}) == 3
 
 
 def test_no_more_files_are_kept_open_than_allowed(paths, monkeypatch):
-    monkeypatch.setattr(chunks, "OPEN_TREES", 2)
-    dataset, found = plan(paths)
-    readers = {}
-    assert all(
-        same(chunks.make(dataset, found, k, readers), each) for k, each in enumerate(all_of(dataset, found))
-    )
-    assert len(readers) == 2
+    class Reader(chunks.Reader):
+        open = most = 0
+
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            Reader.open += 1
+            Reader.most = max(Reader.most, Reader.open)
+
+        def close(self):
+            super().close()
+            Reader.open -= 1
+
+    dataset = plan(paths, chunk_size=20)
+    found = specs_of(dataset)
+    once = chunks_of(dataset, found)
+    monkeypatch.setattr(chunks, "Reader", Reader)
+    monkeypatch.setattr(chunks, "BATCH_BYTES", 1)
+    for allowed in (3, 1, 0):
+        monkeypatch.setattr(chunks, "OPEN_FILES", allowed)
+        Reader.most = 0
+        assert all(same_chunk(one, two) for one, two in zip(once, chunks_of(dataset, found), strict=True))
+        assert Reader.open == 0 and Reader.most == min(allowed + 1, 3)
+
+
+def test_threads_make_no_difference_and_are_not_left_behind(paths):
+    dataset = with_steps(paths)
+    found = specs_of(dataset)
+    before = threading.active_count()
+    measurement = Measurement(dataset, threads=3)
+    for task in dataset.tasks:
+        for entries in task:
+            measurement.measure(entries)
+    assert specs.of_dataset(dataset, measurement.part()).kept == found.kept
+    maker = chunks.Maker(dataset, found, threads=3)
+    several = [chunk for _, chunk in maker.make(0, 1)]
+    maker.close()
+    assert threading.active_count() == before
+    once = chunks_of(dataset, found)
+    assert len(several) == 2 and all(same_chunk(one, two) for one, two in zip(several, once, strict=False))
 
 
 def test_shuffling_changes_the_order_within_a_chunk_only(paths):
-    mixed, plain = (all_of(*plan(paths, shuffle=shuffle)) for shuffle in (True, False))
-    other = all_of(*plan(paths, seed=22))
+    mixed, plain, other = (
+        chunks_of(dataset, specs_of(dataset))
+        for dataset in (plan(paths), plan(paths, shuffle=False), plan(paths, seed=22))
+    )
     for one, two, three in zip(mixed, plain, other, strict=True):
-        sets = [set(zip(each.file.tolist(), each.entry.tolist(), strict=True)) for each in (one, two, three)]
-        assert sets[0] == sets[1] == sets[2]
-        assert two.file.tolist() == sorted(two.file.tolist())
-        assert one.entry.tolist() != two.entry.tolist() != three.entry.tolist()
+        assert sorted(where(one)) == where(two) == sorted(where(three))
+        assert where(one) != where(two) != where(three) != where(one)
+    orders = [tuple(np.argsort(np.lexsort((each.entry, each.file))).tolist()) for each in mixed]
+    assert len({len(each) for each in orders}) < len(orders) == len(set(orders))
 
 
-def slow_features(dataset, found, chunk):
-    """Return the raw matrix of a chunk, event by event and value by value."""
-    order = [*sorted(dataset.flat), *sorted(dataset.jagged)]
-    rows = []
-    for file, entry in zip(chunk.file, chunk.entry, strict=True):
-        event = Reader(dataset.files[file].path, "events").read(order, int(entry), int(entry) + 1)
-        row = []
-        for name in order:
-            values = event[name].values if isinstance(event[name], Jagged) else event[name]
-            length = found.jagged[name].length if name in dataset.jagged else 1
-            row += [float(x) for x in values] + [float("nan")] * (length - len(values))
-        rows.append(row)
-    return np.array(rows, np.float64).T.astype(np.float32)
+def test_lost_entries_are_in_no_chunk(paths):
+    dataset = plan(paths, tasks=1)
+    found = specs_of(dataset)
+    kept = [each for each in found.kept if each.range.file != 1]
+    some = kept[0].model_copy(update={"range": EntryRange(file=0, start=0, stop=12), "flow": (12,)})
+    more = kept[0].model_copy(update={"range": EntryRange(file=0, start=20, stop=40), "flow": (20,)})
+    part = found.model_copy(update={"kept": [some, more, *kept[1:]]})
+    places = sorted(place for chunk in chunks_of(dataset, part) for place in where(chunk))
+    first = [(0, e) for e in range(40) if not 12 <= e < 20]
+    assert places == first + [(2, e) for e in range(63)]
 
 
-def test_features_are_those_of_a_slow_loop_over_events(paths):
-    dataset, found = plan(paths, chunk_size=40)
-    chunk = chunks.make(dataset, found, 1)
-    assert Columns.of(found).names[:5] == ("charge", "constant", "met", "njets", "trigger")
-    np.testing.assert_array_equal(chunk.features, slow_features(dataset, found, chunk))
+def test_branches_that_a_file_does_not_have(mktree):
+    paths = [mktree("0.root", 20), mktree("1.root", 20, seed=1, njets=None, jet_pt=None)]
+    fill = {"njets": "flat", "jet_pt": "jagged"}
+    dataset = plan(paths, features=["njets", "jet_pt", "met"], fill_missing=fill)
+    for chunk in chunks_of(dataset, specs_of(dataset)):
+        filled = chunk.file == 1
+        assert 0 < filled.sum() < len(chunk)
+        assert (np.isnan(chunk.events["njets"]) == filled).all()
+        assert (chunk.events["jet_pt"].counts[filled] == 0).all()
+        assert (chunk.events["jet_pt"].counts[~filled] > 0).any()
 
 
 def test_changed_or_vanished_file_is_not_read(paths, mktree):
-    dataset, found = plan(paths)
+    dataset = plan(paths)
+    found = specs_of(dataset)
     other = mktree("1b.root", 7, seed=1)
     paths[1].write_bytes(other.read_bytes())
     with pytest.raises(InputChanged, match="submit the run again"):
-        all_of(dataset, found)
+        chunks_of(dataset, found)
     paths[1].unlink()
     with pytest.raises(InputUnreadable, match="no such file"):
-        all_of(dataset, found)
+        chunks_of(dataset, found)
 
 
-def test_lists_longer_than_measured_are_a_change(paths):
-    dataset, found = plan(paths)
+def test_other_events_than_measured_are_a_change(paths):
+    dataset = plan(paths)
+    found = specs_of(dataset)
     short = found.jagged["jet_pt"].model_copy(update={"length": 1})
     with pytest.raises(InputChanged, match="jet_pt: a list has"):
-        all_of(dataset, found.model_copy(update={"jagged": {**found.jagged, "jet_pt": short}}))
+        chunks_of(dataset, found.model_copy(update={"jagged": {**found.jagged, "jet_pt": short}}))
+    dataset = with_steps(paths)
+    found = specs_of(dataset)
+    flow = found.kept[0].flow
+    fewer = found.kept[0].model_copy(update={"flow": (*flow[:-1], flow[-1] - 1)})
+    with pytest.raises(InputChanged, match=rf"{flow[-1]} pass the cuts, {flow[-1] - 1} did"):
+        chunks_of(dataset, found.model_copy(update={"kept": [fewer, *found.kept[1:]]}))
+
+
+def test_identifier_that_is_jagged_is_refused(paths):
+    dataset = plan(paths, carried=["jet_pt"])
+    with pytest.raises(ValueError, match="jet_pt: must be one number an event"):
+        chunks_of(dataset, specs_of(dataset))
+
+
+# ---- the dataset itself
 
 
 def test_dataset_read_back_is_the_same_and_keys_follow_the_content(paths, tmp_path):
-    dataset, _ = plan(paths)
+    dataset = with_steps(paths)
     dataset.write(tmp_path / "d.json")
     assert Dataset.read(tmp_path / "d.json") == dataset
     moved = dataset.model_copy(update={"files": [f.model_copy(update={"path": "/x"}) for f in dataset.files]})
     assert (moved.specs_key, moved.chunks_key) == (dataset.specs_key, dataset.chunks_key)
-    for change in (
-        {"files": dataset.files[::-1]}, {"tree": "other"}, {"flat": dataset.flat[1:]}, {"format": 99},
-        {"files": [f.model_copy(update={"used": 3}) for f in dataset.files]},
-        {"files": [f.model_copy(update={"size": 3}) for f in dataset.files]},
-        {"files": [f.model_copy(update={"uuid": "other"}) for f in dataset.files]},
-    ):  # fmt: skip
+
+    def of_files(**change):
+        return {"files": [file.model_copy(update=change) for file in dataset.files]}
+
+    function = Function(name="f.py", modules=[], digest="d")
+    lost = [Unreadable(path="/y", reason="r", entries=3)]
+    of_both = (
+        {"files": dataset.files[::-1]}, {"flat": dataset.flat[1:]}, {"format": 99}, {"given": "x"},
+        {"weight": "met"}, {"may_lose": 0.1}, {"fill_missing": {"met": "flat"}}, {"function": function},
+        {"steps": Steps()}, {"steps": STEPS.model_copy(update={"max_length": {"jet_pt": 2}})},
+        of_files(used=3), of_files(size=3), of_files(uuid="other"), of_files(tree="other"),
+        of_files(content="x"), {"jagged": dataset.jagged[1:]}, {"unreadable": lost},
+    )  # fmt: skip
+    of_specs = ({"tasks": split_entries([40, 7, 63], 5)}, {"block": 7})
+    of_chunks = ({"chunk_size": 3}, {"seed": 3}, {"shuffle": False}, {"carried": []})
+    tried = {key for change in (*of_both, *of_specs, *of_chunks) for key in change}
+    assert tried == set(Dataset.model_fields), "a new field must say what depends on it"
+    for change in of_both:
         changed = dataset.model_copy(update=change)
-        assert changed.specs_key != dataset.specs_key and changed.chunks_key != dataset.chunks_key
-    for change in ({"chunk_size": 3}, {"seed": 3}, {"shuffle": False}, {"identifiers": []}):
+        assert changed.specs_key != dataset.specs_key and changed.chunks_key != dataset.chunks_key, change
+    for change in of_specs:
         changed = dataset.model_copy(update=change)
-        assert changed.specs_key == dataset.specs_key and changed.chunks_key != dataset.chunks_key
+        assert changed.specs_key != dataset.specs_key and changed.chunks_key == dataset.chunks_key, change
+    for change in of_chunks:
+        changed = dataset.model_copy(update=change)
+        assert changed.specs_key == dataset.specs_key and changed.chunks_key != dataset.chunks_key, change
+
+
+def test_where_events_may_be_lost_chunks_follow_how_they_were_measured(paths):
+    dataset = plan(paths, may_lose=0.1)
+    for change in ({"tasks": split_entries([40, 7, 63], 5)}, {"block": 7}):
+        assert dataset.model_copy(update=change).chunks_key != dataset.chunks_key
+        sure = dataset.model_copy(update={"may_lose": 0.0})
+        assert sure.model_copy(update=change).chunks_key == sure.chunks_key
 
 
 def test_file_is_opened_where_the_job_has_it(tmp_path, monkeypatch):
@@ -306,18 +427,3 @@ def test_file_is_opened_where_the_job_has_it(tmp_path, monkeypatch):
     assert file.locate() == "/far/a.root"
     (tmp_path / "0000_a.root").touch()
     assert file.locate() == "0000_a.root"
-
-
-def test_identifier_that_is_jagged_is_refused(paths):
-    dataset, found = plan(paths)
-    with pytest.raises(ValueError, match="must be one number an event"):
-        chunks.make(dataset.model_copy(update={"identifiers": ["jet_pt"]}), found, 0)
-
-
-def test_entry_ranges_that_are_cut_small_give_the_same_chunks(paths):
-    dataset, found = plan(paths)
-    pieces = [
-        [EntryRange(file=f, start=s, stop=s + 1)] for f in range(3) for s in range(dataset.files[f].used)
-    ]
-    other = dataset.model_copy(update={"tasks": pieces})
-    assert same(chunks.make(dataset, found, 0), chunks.make(other, measured(other), 0))

@@ -3,27 +3,10 @@
 import json
 
 import pytest
-from mlaas_condor.cli.main import app, run
+from mlaas_condor.cli.main import app
 from typer.testing import CliRunner
 
 from mlaas_condor import settings
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run a command line as the installed program does; give exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["mlaas-condor", *map(str, arguments)])
-        try:
-            run()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_help_names_all_commands(command):

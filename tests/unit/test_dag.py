@@ -28,17 +28,24 @@ def small(job):
     read = Request.of(job).job
     wishes = planning.Wishes(memory=read.memory, disk=read.disk, cpus=read.cpus, gpus=read.gpus_wanted)
     size = planning.Size(
-        files=2, bytes=2**21, transferred=2**21, events=300, flat=2, jagged=1, columns=5, chunk_size=100
-    )
+        files=2, bytes=2**21, transferred=2**21, events=300, flat=2, jagged=1, columns=5, values=5,
+        chunk_size=100,
+    )  # fmt: skip
     plan = planning.make(size, wishes)
     files = [
         InputFile(
-            path=f"/data/{name}", staged=f"{i:04d}_{name}", uuid=f"uuid-{i}", size=2**20, entries=n, used=n
+            path=f"/data/{name}",
+            tree="events",
+            staged=f"{i:04d}_{name}",
+            uuid=f"uuid-{i}",
+            size=2**20,
+            entries=n,
+            used=n,
         )
         for i, (name, n) in enumerate((("ttH.root", 100), ("QCD.root", 200)))
     ]
     dataset = Dataset(
-        files=files, tree="events", flat=["met", "njets"], jagged=["jet_pt"], identifiers=[],
+        files=files, flat=["met", "njets"], jagged=["jet_pt"],
         tasks=split_entries([100, 200], plan.stage("specs").jobs), chunk_size=100, shuffle=True, seed=21,
     )  # fmt: skip
     return dataset, plan

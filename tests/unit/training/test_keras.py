@@ -44,10 +44,10 @@ def text(outputs=1, activation="sigmoid", middle="", loss="binary_crossentropy")
 def make(tmp_path, monkeypatch):
     monkeypatch.delenv(models.LEGACY_VARIABLE, raising=False)
 
-    def make_adapter(content, seed=3):
+    def make_adapter(content, seed=3, task="classification"):
         path = tmp_path / "model.py"
         path.write_text(content)
-        return frameworks.open_adapter(models.check(path), COLUMNS, seed, 1)
+        return frameworks.open_adapter(models.check(path), COLUMNS, seed, 1, task)
 
     return make_adapter
 
@@ -161,6 +161,192 @@ def test_a_model_run_eagerly_with_its_own_training_step(make):
     )
     make(content).fit(x, y, 25)
     assert sys.modules[models.MODULE_NAME].seen == [25, 25, 10]
+
+
+def event_weights(count, seed=1):
+    return np.random.default_rng(seed).choice([-0.5, 0.0, 1.0, 2.5], count)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "activation", "loss"),
+    [(1, "sigmoid", "binary_crossentropy"), (3, "softmax", "sparse_categorical_crossentropy")],
+)
+def test_weights_do_what_keras_does(make, outputs, activation, loss):
+    x, y = events(250, classes=max(outputs, 2))
+    w = event_weights(250)
+    content = text(outputs, activation, loss=loss)
+    ours, theirs = make(content), make(content)
+    logs = [ours.fit(x, y, 100, weights=w) for _ in range(2)][-1]
+    kept = theirs._model.fit(
+        x, y, sample_weight=w, batch_size=100, epochs=2, shuffle=False, verbose=0
+    ).history
+    for mine, other in zip(weights(ours), weights(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    assert logs["loss"] == pytest.approx(kept["loss"][-1], rel=1e-4)
+    asked = theirs._model.evaluate(x, y, sample_weight=w, batch_size=250, return_dict=True, verbose=0)
+    assert theirs.evaluate(x, y, w) == pytest.approx(asked, rel=1e-5)
+
+
+def test_weights_of_one_are_no_weights(make):
+    x, y = events(250)
+    weighted, plain = make(text()), make(text())
+    logs = [weighted.fit(x, y, 100, 4, np.ones(250)), plain.fit(x, y, 100, 4)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    for one, other in zip(weights(weighted), weights(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_weight_two_is_the_event_twice_and_weight_zero_none(make):
+    """In one batch, with plain SGD: the same gradient once the batch sizes are put right."""
+    x, y = events(60)
+    times = np.random.default_rng(4).integers(0, 3, 60)
+    content = text().replace("Adam(0.01)", "SGD(0.5)")
+    weighted, repeated = make(content), make(content)
+    mean = times.mean()
+    first = weighted.fit(x, y, 1000, weights=times / mean)
+    second = repeated.fit(np.repeat(x, times, axis=0), np.repeat(y, times), 1000)
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+    for one, other in zip(weights(weighted), weights(repeated), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_follow_their_events_when_shuffled(make):
+    x, y = events(230)
+    w = event_weights(230)
+    order = np.arange(len(x))
+    np.random.default_rng(17).shuffle(order)
+    by_seed, by_hand = make(text()), make(text())
+    by_seed.fit(x, y, 50, 17, w)
+    by_hand.fit(x[order], y[order], 50, None, w[order])
+    assert same(weights(by_seed), weights(by_hand))
+
+
+def test_a_pass_is_traced_once_whatever_the_weights_and_the_number_of_events(make):
+    traced = []
+    model = make(text())
+    step = model._model.train_step
+    model._weighted_train_pass = model._one_pass(lambda data: traced.append(1) or step(data), weighted=True)
+    for count in (40, 75, 75):
+        model.fit(*events(count), 20, weights=event_weights(count, count))
+    assert len(traced) == 1
+
+
+def test_weights_in_a_model_run_eagerly(make):
+    x, y = events(60)
+    eager, compiled = (
+        make(text().replace("metrics=", f"run_eagerly={way}, metrics=")) for way in (True, False)
+    )
+    for model in (eager, compiled):
+        model.fit(x, y, 25, weights=event_weights(60))
+    for one, other in zip(weights(eager), weights(compiled), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_need_a_column_of_outputs(make):
+    """Keras 3 would take the mean of the batch first, and not weigh events at all."""
+    x, y = events(60)
+    content = text().replace("    net.compile", "    net.add(keras.layers.Reshape(()))\n    net.compile")
+    model = make(content)
+    assert np.isfinite(model.fit(x, y, 25)["loss"])
+    for call in (lambda: model.fit(x, y, 25, None, np.ones(60)), lambda: model.evaluate(x, y, np.ones(60))):
+        with pytest.raises(
+            ModelFault, match=r"model\.py: with event weights the model must give .*Dense\(1\)"
+        ):
+            call()
+
+
+def linear(count, seed=0):
+    x, _ = events(count, seed=seed)
+    return x, 3.0 + x.astype(np.float64) @ np.array([2.0, -1.0, 0.5, 0.0, 4.0, -3.0])
+
+
+def test_a_regression_learns_a_linear_truth(make):
+    x, y = linear(4000)
+    model = make(text(activation="linear", loss="mse"), task="regression")
+    for epoch in range(12):
+        model.fit(x, y, 50, epoch)
+    fresh, truth = linear(1000, seed=9)
+    found = model.predict(fresh)
+    assert found.shape == (1000,)
+    assert np.std(found - truth) < 0.03 * np.std(truth)
+    assert model.evaluate(fresh, truth)["loss"] == pytest.approx(np.mean((found - truth) ** 2), rel=1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_regression_does_what_keras_does(make, weighted):
+    x, y = linear(250)
+    w = event_weights(250) if weighted else None
+    content = text(activation="linear", loss="mse")
+    ours, theirs = make(content, task="regression"), make(content, task="regression")
+    logs = ours.fit(x, y, 100, weights=w)
+    kept = theirs._model.fit(
+        x, y.astype(np.float32)[:, None], sample_weight=w, batch_size=100, shuffle=False, verbose=0
+    ).history
+    for mine, other in zip(weights(ours), weights(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    assert logs["loss"] == pytest.approx(kept["loss"][0], rel=1e-4)
+
+
+def test_a_regression_that_was_not_compiled_takes_the_squares(make):
+    x, y = linear(200)
+    model = make(text(activation="linear", loss=""), task="regression")
+    logs = model.evaluate(x, y)
+    residual = model.predict(x) - y
+    assert logs == pytest.approx({"loss": np.mean(residual**2), "mae": np.mean(np.abs(residual))}, rel=1e-4)
+    assert "loss mse, optimizer Adam" in model.describe()
+
+
+def test_a_regression_of_a_model_with_flat_output(make):
+    x, y = linear(200)
+    content = text(activation="linear", loss="huber")
+    flat = make(
+        content.replace("    net.compile", "    net.add(keras.layers.Reshape(()))\n    net.compile"),
+        task="regression",
+    )
+    column = make(content, task="regression")
+    assert flat.fit(x, y, 50)["loss"] == pytest.approx(column.fit(x, y, 50)["loss"], rel=1e-4)
+    assert flat.predict(x).shape == (200,)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["'binary_crossentropy'", "'bce'", "keras.losses.BinaryCrossentropy(name='mine')",
+     "keras.losses.binary_crossentropy", "['binary_crossentropy']", "keras.losses.BinaryFocalCrossentropy()"],
+)  # fmt: skip
+def test_a_regression_with_a_loss_for_classes_is_refused(make, loss):
+    content = text(activation="sigmoid").replace("'binary_crossentropy'", loss)
+    with pytest.raises(ModelFault, match=r"model\.py: compiled with the loss .* use mse, mae or huber"):
+        make(content, task="regression")
+
+
+@pytest.mark.parametrize("loss", ["'mae'", "keras.losses.Huber()", "lambda true, found: (true - found) ** 2"])
+def test_other_losses_are_the_users_choice(make, loss):
+    content = text(activation="linear").replace("'binary_crossentropy'", loss)
+    assert np.isfinite(make(content, task="regression").fit(*linear(60), 20)["loss"])
+
+
+@pytest.mark.parametrize(("activation", "ends"), [("sigmoid", "0 to 1"), ("relu", "0 to inf")])
+def test_targets_beyond_what_the_last_layer_gives_are_refused(make, activation, ends):
+    x, y = linear(60)
+    model = make(text(activation=activation, loss="mse"), task="regression")
+    with pytest.raises(ModelFault, match=f"the last layer's {activation} gives {ends}: .* Dense"):
+        model.fit(x, y - 5, 20)
+    assert np.isfinite(model.fit(x, (y - y.min()) / np.ptp(y), 20)["loss"])
+
+
+def test_a_regression_with_several_outputs_is_refused(make):
+    with pytest.raises(ModelFault, match="one output an event, the model gives 3"):
+        make(text(outputs=3, activation="linear", loss="mse"), task="regression")
+
+
+def test_a_regression_comes_back_from_its_files(make, tmp_path):
+    x, y = linear(100)
+    model = make(text(activation="linear", loss="mse"), task="regression")
+    model.fit(x, y, 20)
+    model.save(tmp_path / "out")
+    loaded = adapter.KerasModel.load(tmp_path / "out", task="regression")
+    np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+    assert loaded.evaluate(x, y) == model.evaluate(x, y)
 
 
 def test_the_seed_decides(make):
@@ -379,6 +565,56 @@ def test_keras3_gives_the_same_bits_in_another_process(tmp_path):
     assert (first["framework"], first["keras"]) == ("keras", "keras")
     assert first["loaded"]
     assert train(example, tmp_path / "b")["digest"] == first["digest"]
+
+
+# In Keras 2 as above in Keras 3: ours and theirs, with weights, for both tasks.
+WEIGHTED = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from mlaas_condor.training import frameworks, models
+generator = np.random.default_rng(0)
+x = generator.random((250, 6), dtype=np.float32)
+w = generator.choice([-0.5, 0.0, 1.0, 2.5], 250)
+found = {}
+for task, y in (("classification", (x[:, 0] > 0.5).astype(int)), ("regression", 3 * x[:, 0] - 1)):
+    file = models.check(Path(sys.argv[1]) / f"{task}.py")
+    ours, theirs = (frameworks.open_adapter(file, 6, 3, 1, task) for _ in range(2))
+    logs = ours.fit(x, y, 100, weights=w)
+    kept = theirs._model.fit(
+        x, y.astype(np.float32)[:, None], sample_weight=w, batch_size=100, shuffle=False, verbose=0
+    ).history
+    pairs = list(zip(ours._model.get_weights(), theirs._model.get_weights()))
+    asked = theirs._model.evaluate(x, y, sample_weight=w, batch_size=250, return_dict=True, verbose=0)
+    found[task] = {
+        "framework": file.framework, "losses": [logs["loss"], kept["loss"][0]],
+        "evaluated": [theirs.evaluate(x, y, w)["loss"], asked["loss"]],
+        "apart": max(float(np.abs(a - b).max()) for a, b in pairs), "shape": ours.predict(x).shape,
+    }
+print(json.dumps(found))
+"""
+
+
+def test_weights_and_regressions_in_keras2_do_what_keras2_does(tmp_path):
+    for task, loss, activation in (
+        ("classification", "binary_crossentropy", "sigmoid"),
+        ("regression", "mse", "linear"),
+    ):
+        content = text(activation=activation, loss=loss).replace("Adam(0.01)", "Adam(lr=0.01)")
+        (tmp_path / f"{task}.py").write_text(content)
+    done = subprocess.run(
+        [sys.executable, "-c", WEIGHTED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for found in json.loads(done.stdout).values():
+        assert found["framework"] == "keras2"
+        assert found["losses"][0] == pytest.approx(found["losses"][1], rel=1e-4)
+        assert found["evaluated"][0] == pytest.approx(found["evaluated"][1], rel=1e-5)
+        assert found["apart"] < 1e-6
+        assert found["shape"] == [250]
 
 
 def test_with_decay_the_older_optimizers_are_bound(tmp_path):

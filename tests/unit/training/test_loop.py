@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas_condor.data import chunks
+from mlaas_condor.data import chunkfile
 from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import BranchSpecs, Specs
 from mlaas_condor.errors import DataFault
@@ -25,14 +25,14 @@ class Means:
         self.sums = np.zeros(2)
         self.counts = np.zeros(2)
 
-    def fit(self, x, y, batch_size, shuffle_seed=None):
+    def fit(self, x, y, batch_size, shuffle_seed=None, weights=None):
         self.fitted.append((x[:, 1].astype(int), shuffle_seed))
         for k in (0, 1):
             self.sums[k] += x[y == k, 0].sum()
             self.counts[k] += (y == k).sum()
         return {"loss": 1.0, "accuracy": 0.5}
 
-    def evaluate(self, x, y):
+    def evaluate(self, x, y, weights=None):
         return {"loss": float(len(y))}
 
     def predict(self, x):
@@ -57,19 +57,19 @@ def samples(tmp_path):
         n = 100 + index
         number = np.arange(n, dtype=np.float32) + 1000 * index
         file = np.arange(n) % FILES
-        features = np.stack([(file > 0) + 0.01 * (number % 7), number]).astype(np.float32)
-        chunk = chunks.Chunk(features, file.astype(np.uint32), np.arange(n, dtype=np.int64), {})
+        features = {"a_value": np.float32((file > 0) + 0.01 * (number % 7)), "number": number}
+        chunk = chunkfile.Chunk(features, file.astype(np.uint32), np.arange(n, dtype=np.int64), {})
         paths.append(tmp_path / f"chunk-{index}.zip")
-        chunks.write(paths[-1], chunk)
+        chunkfile.write(paths[-1], chunk)
     # Minimum equal to maximum: values stay what they are.
     flat = {
         name: BranchSpecs(length=1, minimum=0.0, maximum=0.0, not_finite=0) for name in ("a_value", "number")
     }
     columns = Columns.of(Specs(flat=flat, jagged={}, kept=[]))
 
-    def make(**changes):
+    def make(scratch=None, **changes):
         recipe = make_recipe(**changes)
-        return loop.Samples(paths, columns, recipe), recipe
+        return loop.Samples(paths, columns, recipe, scratch), recipe
 
     return make
 
@@ -99,7 +99,8 @@ def test_the_split_depends_on_the_seed_only():
     assert not np.array_equal(same, other)
 
 
-def test_standard_runs_every_epoch_over_all_chunks_in_an_order_of_its_own(samples):
+def test_standard_runs_every_epoch_over_all_chunks_in_an_order_of_its_own(samples, monkeypatch):
+    monkeypatch.setattr(loop, "MIXED", 1)
     made, recipe = samples()
     model = Means()
     history = list(loop.train(model, made, recipe))
@@ -108,6 +109,17 @@ def test_standard_runs_every_epoch_over_all_chunks_in_an_order_of_its_own(sample
     assert all(sorted(order) == [0, 1, 2] for order in orders)
     assert len({tuple(order) for order in orders}) > 1
     assert len({seed for _, seed in model.fitted}) == 9, "batches are made anew for every pass"
+
+
+def test_standard_mixes_the_events_of_several_chunks(samples, monkeypatch):
+    monkeypatch.setattr(loop, "MIXED", 2)
+    made, recipe = samples()
+    model = Means()
+    history = list(loop.train(model, made, recipe))
+    chunks = [sorted({int(number) // 1000 for number in rows}) for rows, _ in model.fitted]
+    assert [len(each) for each in chunks] == [2, 1] * 3
+    assert all(sorted(chunks[2 * i] + chunks[2 * i + 1]) == [0, 1, 2] for i in range(3))
+    assert {epoch.events for epoch in history} == {sum(len(sample.rows["train"]) for sample in made)}
 
 
 def test_otherwise_each_chunk_is_trained_for_all_its_epochs(samples):
@@ -150,7 +162,7 @@ def test_scores_name_every_event_once(samples):
     assert len(scores.y) == 303
     assert sum(len(scores.of(split)[0]) for split in loop.SPLITS) == 303
     np.testing.assert_array_equal(scores.y, (scores.source > 0).astype(int))
-    y, score = scores.of("test")
+    y, score, _ = scores.of("test")
     np.testing.assert_array_equal(score, y)
 
 
@@ -161,16 +173,175 @@ def test_one_class_only_cannot_be_trained(samples, standard):
         list(loop.train(Means(), made, recipe))
 
 
-def test_samples_are_the_same_from_disk_and_from_memory(samples, monkeypatch):
-    made, _ = samples()
-    first = [sample.x.copy() for sample in made]
-    again = [sample.x for sample in made]
-    monkeypatch.setattr(loop, "_KEEP_BYTES", 0)
+def test_samples_are_the_same_whether_matrices_are_kept_or_not(samples, tmp_path):
+    kept, _ = samples(scratch=tmp_path)
     fresh, _ = samples()
-    unkept = [sample.x for _ in range(2) for sample in fresh][3:]
-    for one, two, three in zip(first, again, unkept, strict=True):
+    first, again = [sample.x.copy() for sample in kept], [sample.x for sample in kept]
+    for one, two, three in zip(first, again, (sample.x for sample in fresh), strict=True):
         np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(one, three)
+    assert len(list(tmp_path.glob("*.npy"))) == 3
+
+
+class Made:
+    """Samples from memory: three of them, with what a test gives for each event."""
+
+    def __init__(self, recipe, truth, weigh=None):
+        self.paths = [None] * 3
+        self._samples = []
+        for index in range(3):
+            x = np.random.default_rng(index).random((200, 2), dtype=np.float32)
+            y = truth(x)
+            rows = loop.split(y, recipe.split, recipe.seed, recipe.task == "classification")
+            weights = None if weigh is None else weigh(x)
+            where = np.zeros(200, np.uint32), np.arange(200)
+            self._samples.append(loop.Sample(index, x, y, rows, *where, weights))
+
+    def __iter__(self):
+        return self.inorder(range(3))
+
+    def inorder(self, order):
+        return (self._samples[index] for index in order)
+
+
+class Line:
+    """A regression, or a score, without learning: the first column; its losses are squares."""
+
+    def __init__(self):
+        self.given = []
+
+    def fit(self, x, y, batch_size, shuffle_seed=None, weights=None):
+        self.given.append(weights)
+        return {**self.evaluate(x, y, weights), "own": float(len(x))}
+
+    def evaluate(self, x, y, weights=None):
+        losses = (x[:, 0] - y) ** 2
+        return {"loss": float(np.mean(losses if weights is None else losses * weights))}
+
+    def predict(self, x):
+        return x[:, 0]
+
+
+def above(x):
+    return (x[:, 0] + 0.3 * x[:, 1] > 0.6).astype(np.int64)
+
+
+def together(made, split):
+    parts = [(s.x[s.rows[split]], s.y[s.rows[split]], s.weights[s.rows[split]]) for s in made]
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+def test_samples_carry_the_weights_of_their_files(samples):
+    made, _ = samples(weights=[1.0, 2.0, -0.5])
+    for sample in made:
+        np.testing.assert_array_equal(sample.weights, np.array([1.0, 2.0, -0.5])[sample.file])
+    assert all(sample.weights is None for sample in samples()[0])
+
+
+@pytest.mark.parametrize("standard", [True, False])
+def test_weights_are_trained_with_in_units_of_their_scale(standard):
+    recipe = make_recipe(standard=standard, epochs=1, weight_branch="w")
+    made = Made(recipe, above, lambda x: 1000 * x[:, 1].astype(float))
+    recipe = recipe.model_copy(update={"weight_scale": 500.0})
+    model = Line()
+    list(loop.train(model, made, recipe))
+    _, _, raw = together(made, "train")
+    assert np.sort(np.concatenate(model.given)) == pytest.approx(np.sort(raw) / 500)
+
+
+def test_losses_and_auc_are_weighted_means():
+    recipe = make_recipe(epochs=1, weight_branch="w", weight_scale=7.0)
+    made = Made(recipe, above, lambda x: np.where(x[:, 1] > 0.2, 3.0 * x[:, 1], -0.1))
+    (epoch,) = loop.train(Line(), made, recipe)
+    for split, loss in (("train", epoch.loss), ("validation", epoch.val_loss)):
+        x, y, w = together(made, split)
+        assert loss == pytest.approx(np.average((x[:, 0] - y) ** 2, weights=w)), split
+    x, y, w = together(made, "validation")
+    expected = loop.metrics.classification(y, x[:, 0], weights=w)["auc"]
+    assert epoch.val_auc == pytest.approx(expected)
+    counts = [len(s.rows["train"]) for s in made]
+    assert epoch.metrics == {"own": sum(counts)}  # all three chunks are one pass of the model
+
+
+def test_events_of_weight_zero_are_as_if_left_out():
+    recipe = make_recipe(epochs=1, weight_branch="w")
+    made = Made(recipe, above, lambda x: (x[:, 1] > 0.4).astype(float))
+    (epoch,) = loop.train(Line(), made, recipe)
+    x, y, w = together(made, "validation")
+    kept = w > 0
+    assert epoch.val_loss == pytest.approx(np.mean((x[kept, 0] - y[kept]) ** 2))
+    assert epoch.val_auc == pytest.approx(loop.metrics.classification(y[kept], x[kept, 0])["auc"])
+    measured = loop.measure(loop.score(Line(), made), recipe)["validation"]
+    alone = loop.metrics.classification(y[kept], x[kept, 0])
+    assert measured["accuracy"] == pytest.approx(alone["accuracy"])
+    assert measured["confusion_matrix"] == alone["confusion_matrix"]
+
+
+@pytest.mark.parametrize("standard", [True, False])
+def test_a_class_without_weight_is_no_class(standard):
+    recipe = make_recipe(standard=standard, weight_branch="w")
+    made = Made(recipe, above, lambda x: above(x).astype(float))
+    with pytest.raises(DataFault, match="all of one class \\(1\\)"):
+        list(loop.train(Line(), made, recipe))
+
+
+def test_weights_that_add_up_to_less_than_nothing_leave_no_loss():
+    recipe = make_recipe(epochs=1, weight_branch="w")
+    (epoch,) = loop.train(Line(), Made(recipe, above, lambda x: -np.ones(len(x))), recipe)
+    assert np.isnan([epoch.loss, epoch.val_loss]).all()
+    assert epoch.val_auc is None
+
+
+def truth(x):
+    return 0.5 + 2.0 * x[:, 0].astype(float)
+
+
+@pytest.mark.parametrize("standard", [True, False])
+@pytest.mark.parametrize("weigh", [None, lambda x: x[:, 1].astype(float)])
+def test_a_regression_has_losses_and_no_auc(standard, weigh):
+    recipe = make_recipe(standard=standard, task="regression", labels=[], classes=[], label_branch="m")
+    recipe = recipe.model_copy(update={"weight_branch": "w" if weigh else ""})
+    made = Made(recipe, truth, weigh)
+    history = list(loop.train(Line(), made, recipe))
+    assert all(epoch.val_auc is None for epoch in history)
+    assert all(0 < epoch.val_loss < 4 for epoch in history)
+    scores = loop.score(Line(), made)
+    assert scores.y.dtype == np.float64
+    measured = loop.measure(scores, recipe)
+    x = np.concatenate([s.x[s.rows["test"]] for s in made])
+    w = None if weigh is None else weigh(x)
+    assert measured["test"]["bias"] == pytest.approx(np.average(x[:, 0] - truth(x), weights=w))
+    assert ("weight" in measured["test"]) == (weigh is not None)
+
+
+def test_a_constant_target_can_be_trained_on():
+    recipe = make_recipe(task="regression", labels=[], classes=[], label_branch="m", epochs=1)
+    made = Made(recipe, lambda x: np.ones(len(x)))
+    (epoch,) = loop.train(Line(), made, recipe)
+    assert np.isfinite(epoch.loss)
+    assert loop.measure(loop.score(Line(), made), recipe)["test"]["r2"] is None
+
+
+def test_targets_of_a_regression_are_not_split_like_classes():
+    y = np.repeat([0.0, 1.0], [990, 10])
+    plain = loop.split(y, 0.25, 1, stratified=False)
+    other = loop.split(np.arange(1000.0), 0.25, 1, stratified=False)
+    assert all(np.array_equal(plain[name], other[name]) for name in loop.SPLITS)
+    assert [len(plain[name]) for name in loop.SPLITS] == [600, 200, 200]
+
+
+def test_scores_have_the_weights_as_given_and_ones_without():
+    recipe = make_recipe(weight_branch="w", weight_scale=3.0)
+    weighted = loop.score(Line(), Made(recipe, above, lambda x: x[:, 1].astype(float)))
+    plain = loop.score(Line(), Made(recipe, above))
+    assert weighted.weight.dtype == plain.weight.dtype == np.float64
+    assert plain.weight.tolist() == [1.0] * 600
+    np.testing.assert_array_equal(
+        weighted.weight[:200], np.random.default_rng(0).random((200, 2), "f4")[:, 1]
+    )
+    assert len(weighted.of("test")[2]) == 120
+    assert "weight_by_class" not in loop.measure(plain, make_recipe())["test"]
+    assert "weight_by_class" in loop.measure(weighted, recipe)["test"]
 
 
 @pytest.mark.parametrize(

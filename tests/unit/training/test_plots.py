@@ -91,3 +91,47 @@ def test_nothing_stays_behind_in_matplotlib(tmp_path):
     assert dict(matplotlib.rcParams) == before
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+def regressed(events):
+    true = generator.uniform(10, 60, events)
+    return true, true + generator.normal(0, 5, events), generator.choice([-1.0, 1.0, 2.0], events)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_residuals(tmp_path, weighted, splits):
+    made = {split: regressed(500) for split in splits}
+    true, predicted, weights = ({split: v[i] for split, v in made.items()} for i in range(3))
+    plots.residuals(true, predicted, tmp_path / "a.png", "jet_pt", weights if weighted else None)
+    assert has_colour(tmp_path / "a.png", plots.COLOURS[0])  # training
+    assert has_colour(tmp_path / "a.png", plots.COLOURS[1])  # test, and the diagonal
+
+
+@pytest.mark.parametrize("events", [0, 1, 3])
+def test_few_residuals_or_equal_ones_can_be_drawn(tmp_path, events):
+    same = {"train": np.full(events, 4.0), "test": np.zeros(0)}
+    plots.residuals(same, same, tmp_path / "a.png")
+    plots.residuals(same, same, tmp_path / "b.png", "x", {"train": -np.ones(events), "test": np.zeros(0)})
+    assert (tmp_path / "b.png").exists()
+
+
+def test_scores_of_events_of_weight_zero_are_not_there(tmp_path):
+    y, values = sample(300)
+    out = []
+    for name, keep in (("zero", slice(None)), ("without", y == 1)):
+        weights = {"test": (y == 1).astype(float)[keep]}
+        plots.scores({"test": values[keep]}, {"test": y[keep]}, tmp_path / f"{name}.png", ["a", "b"], weights)
+        out.append(np.asarray(Image.open(tmp_path / f"{name}.png")))
+    np.testing.assert_array_equal(*out)
+    assert has_colour(tmp_path / "zero.png", plots.COLOURS[1])
+
+
+def test_negative_shares_are_in_the_picture(tmp_path):
+    values, y = np.array([0.1, 0.1, 0.9]), np.zeros(3, int)
+    weights = {"train": np.array([1.0, 1.0, -1.0])}
+    plots.scores({"train": values}, {"train": y}, tmp_path / "down.png", ["a"], weights)
+    plots.scores({"train": values[:2]}, {"train": y[:2]}, tmp_path / "up.png", ["a"])
+    down, up = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("down", "up"))
+    assert not np.array_equal(down, up)
+    assert has_colour(tmp_path / "down.png", plots.COLOURS[0])
