@@ -204,8 +204,21 @@ def _failures(folder: RunFolder, jobs: list[events.Job], done: Mapping[str, set[
         yield Failure(job.stage, job.task, folder.in_users_words(reason), advice)
 
 
+def _released(state: RunState) -> RunState:
+    """Return the state of a run whose held jobs were just released: the event log says so a moment later."""
+    held = {stage.stage for stage in state.stages if stage.held}
+    return replace(
+        state,
+        state="running",
+        stages=tuple(replace(stage, idle=stage.idle + stage.held, held=0) for stage in state.stages),
+        failures=tuple(each for each in state.failures if each.stage not in held),
+    )
+
+
 def _with_queue(state: RunState, jobs: list[queue.QueuedJob], with_training: bool) -> RunState:
     """Add what only HTCondor knows: where the training is, and what idle jobs wait for."""
+    if state.state == "held" and not any(job.state == "held" for job in jobs):
+        state = _released(state)
     trains = [job for job in jobs if job.stage == "train" and job.state == "running"]
     training = Training.last_of(logs.tail(trains[0]) or "") if trains and with_training else None
     idle = [job for job in jobs if job.state == "idle" and job.stage != "dagman"]

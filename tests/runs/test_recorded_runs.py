@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlaas_condor.batch import events, status
+from mlaas_condor.batch import events, queue, status
 from mlaas_condor.run import RunFolder
 from mlaas_condor.show import failure, html, line
 
@@ -123,6 +123,29 @@ def test_a_pool_that_cannot_be_asked_is_said_and_changes_nothing_else(completed)
     state = status.of_runs([completed], lambda: "it is down")[0]
     assert state.state == "running"
     assert state.unreachable == "it is down"
+
+
+@pytest.mark.parametrize(
+    ("in_queue", "told"), [("held", "held"), ("idle", "running"), ("running", "running")]
+)
+def test_a_job_just_released_is_not_told_as_held(completed, monkeypatch, in_queue, told):
+    """The schedd has released it; the event log, read a moment earlier, still ends with the hold."""
+    completed.bundle.unlink()
+    log = completed.events_log.read_text()
+    ended = log.rindex("005 (")
+    when = log[ended + 5 : ended + 38]
+    completed.events_log.write_text(
+        f"{log[:ended]}012 ({when}Job was held.\n\tby user luca\n\tCode 1 Subcode 0\n...\n"
+    )
+    text = completed.dagman_log.read_text()
+    completed.dagman_log.write_text(text[: text.index("005 (")])
+    job = queue.QueuedJob(72, 0, in_queue, "completed_1", "report", 0)
+    monkeypatch.setattr(queue, "query", lambda runs: [job])
+    monkeypatch.setattr(queue, "machines", list)
+    state = state_of(completed)
+    assert state.state == told
+    assert words(state)["report"] == ("held" if told == "held" else "idle")
+    assert len(state.failures) == (told == "held")
 
 
 def test_a_job_that_ends_well_without_its_output_has_failed(completed):
