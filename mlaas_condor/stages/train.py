@@ -26,7 +26,7 @@ from mlaas_condor.run import mark
 from mlaas_condor.stages.program import everything, log, main
 from mlaas_condor.state import Training
 from mlaas_condor.training import models
-from mlaas_condor.training.frameworks import TrainedModel, open_adapter
+from mlaas_condor.training.frameworks import Setup, TrainedModel, open_adapter
 from mlaas_condor.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def _space(chunks: list[Path]) -> int | None:
 def _open(model_file: models.ModelFile, columns: int, recipe: Recipe) -> TrainedModel:
     """Make the model; where Keras 3 refuses it, start again with Keras 2."""
     try:
-        return open_adapter(model_file, columns, recipe.seed, recipe.threads, recipe.task)
+        return open_adapter(
+            model_file, Setup(columns, recipe.seed, recipe.threads, recipe.task, len(recipe.classes))
+        )
     except models.LegacyKerasNeeded as refusal:
         _start_again_with_keras_2(str(refusal).splitlines()[0])
     except ModelFault as fault:

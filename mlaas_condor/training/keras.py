@@ -7,7 +7,6 @@ model is made, never by importing this module.
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import io
 from collections.abc import Callable, Iterator
@@ -18,10 +17,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas_condor.errors import ModelFault, OutOfMemory, StorageFull
-from mlaas_condor.training import models
+from mlaas_condor.errors import ModelFault
+from mlaas_condor.training import faults, models
 from mlaas_condor.training.binding import bind, is_refusal
-from mlaas_condor.training.frameworks import FloatArray, TargetArray
+from mlaas_condor.training.frameworks import FloatArray, Learning, NoOnnx, Portion, Setup, TargetArray
 from mlaas_condor.training.models import LegacyKerasNeeded, ModelFile
 from mlaas_condor.training.recipe import Task
 
@@ -53,6 +52,9 @@ class KerasModel:
         What it learns.
     """
 
+    learning: Learning = "passes"
+    own_loop = False
+
     def __init__(
         self, model: Any, keras: ModuleType, name: str, idim: int, task: Task = "classification"
     ) -> None:
@@ -74,21 +76,19 @@ class KerasModel:
         self._weighted_test_pass = self._one_pass(model.test_step, weighted=True)
 
     @classmethod
-    def build(
-        cls, model_file: ModelFile, idim: int, seed: int, threads: int, task: Task = "classification"
-    ) -> Self:
+    def build(cls, model_file: ModelFile, setup: Setup) -> Self:
         """Make the user's model; parameters and errors as ``frameworks.open_adapter``."""
         legacy = model_file.framework == "keras2"
-        keras = bind(legacy, threads, model_file.old_optimizers)
-        keras.utils.set_random_seed(seed)
+        keras = bind(legacy, setup.threads, model_file.old_optimizers)
+        keras.utils.set_random_seed(setup.seed)
         importlib.import_module("tensorflow").config.experimental.enable_op_determinism()
         try:
-            model = models.build(model_file, idim)
+            model = models.build(model_file, setup.idim, setup.arguments)
             if not isinstance(model, keras.Model):
                 raise ModelFault(
                     f"{model_file.path.name}: `model` returns a {type(model).__name__}, no Keras model"
                 )
-            return cls(model, keras, model_file.path.name, idim, task)
+            return cls(model, keras, model_file.path.name, setup.idim, setup.task)
         except ModelFault as fault:
             if not legacy and fault.__cause__ and is_refusal(fault.__cause__, keras):
                 raise LegacyKerasNeeded(f"{fault}\nKeras 3 refuses this; Keras 2 may take it") from fault
@@ -139,6 +139,7 @@ class KerasModel:
         batch_size: int,
         shuffle_seed: int | None = None,
         weights: FloatArray | None = None,
+        validation: tuple[FloatArray, TargetArray] | None = None,
     ) -> dict[str, float]:
         """Train by one pass over these events."""
         order = np.arange(len(x))
@@ -162,11 +163,24 @@ class KerasModel:
         scores: NDArray[np.float32] = np.concatenate(parts).astype(np.float32, copy=False)
         return scores.reshape(len(x)) if self._outputs == 1 else scores
 
+    def fit_whole(self, portions: Callable[[], Iterator[Portion]], events: int) -> Iterator[dict[str, float]]:
+        """Refuse: a network learns pass by pass."""
+        raise NotImplementedError
+
+    def learning_rate(self) -> float | None:
+        """Return the optimizer's learning rate; None where it follows a schedule of its own."""
+        rate = getattr(self._model.optimizer, "_learning_rate", self._model.optimizer.learning_rate)
+        return float(np.asarray(rate)) if hasattr(rate, "assign") else None
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Change the optimizer's learning rate."""
+        self._model.optimizer.learning_rate.assign(rate)
+
     def checkpoint(self, path: Path) -> None:
         """Write weights, the optimizer's state and Keras 3's random states (Keras 2 hides them) to a file."""
         values = {f"v{i:05}": variable.numpy() for i, variable in enumerate(self._variables())}
         part = path.with_name(path.name + ".part")
-        with _storage(path), part.open("wb") as file:
+        with faults.of_writing(path), part.open("wb") as file:
             np.savez(file, allow_pickle=False, **values)
         part.replace(path)
 
@@ -183,7 +197,7 @@ class KerasModel:
     def save(self, folder: Path) -> str:
         """Write a SavedModel, for Keras 3 also ``model.keras``; return ``saved_model.pb``."""
         folder.mkdir(parents=True, exist_ok=True)
-        with _storage(folder), contextlib.redirect_stdout(io.StringIO()):
+        with faults.of_writing(folder), contextlib.redirect_stdout(io.StringIO()):
             if self._keras.__name__ == "tf_keras":
                 self._model.save(folder)
             else:
@@ -191,6 +205,10 @@ class KerasModel:
                 self._model.save(folder / KERAS_FILE)
         (folder / "assets").mkdir(exist_ok=True)
         return MAIN_FILE
+
+    def export_onnx(self, path: Path) -> None:
+        """Write the network as ONNX, through the TensorFlow function that predicts."""
+        raise NoOnnx("not yet")
 
     def describe(self) -> str:
         """Return the layers, the loss, the optimizer and the device."""
@@ -344,33 +362,5 @@ class KerasModel:
         owned = self._model.optimizer.variables
         return [*self._model.variables, *(owned() if callable(owned) else owned)]
 
-    @contextlib.contextmanager
-    def _faults(self, x: FloatArray) -> Iterator[None]:
-        """Turn what the model raises on events ``x`` into our errors."""
-        if x.ndim != 2 or x.shape[1] != self._idim:
-            raise ModelFault(f"{self._name}: made for {self._idim} columns, given events of shape {x.shape}")
-        try:
-            yield
-        except ModelFault:
-            raise
-        except (MemoryError, self._tf.errors.ResourceExhaustedError) as error:
-            raise OutOfMemory(
-                f"{self._name}: no memory left for {len(x)} events of {self._idim} columns: ask for more "
-                "memory in job.json, or use smaller chunks (chunk_size) or batches (batch_size)"
-            ) from error
-        except Exception as error:
-            raise ModelFault(
-                f"{self._name}: the model fails on {len(x)} events of {self._idim} columns: "
-                f"{type(error).__name__}: {models.brief(error)}"
-            ) from error
-
-
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error):
-            raise StorageFull(f"{path}: no space left to write the model") from error
-        raise
+    def _faults(self, x: FloatArray) -> contextlib.AbstractContextManager[None]:
+        return faults.of_model(self._name, self._idim, x, (self._tf.errors.ResourceExhaustedError,))

@@ -10,7 +10,7 @@ import ast
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -205,8 +205,15 @@ def load_names(model_file: ModelFile) -> dict[str, Any]:
     return {k: v for k, v in names.items() if getattr(v, "__module__", None) == MODULE_NAME}
 
 
-def build(model_file: ModelFile, idim: int) -> Any:
+def build(model_file: ModelFile, idim: int, arguments: Mapping[str, Any] | None = None) -> Any:
     """Run the model file and return the model it makes for ``idim`` columns.
+
+    Parameters
+    ----------
+    model_file, idim
+        The file, and the number of columns; not given to a function that does not take it.
+    arguments
+        Keyword arguments of the user's function beside it.
 
     Raises
     ------
@@ -217,7 +224,7 @@ def build(model_file: ModelFile, idim: int) -> Any:
     """
     function = load(model_file)
     try:
-        model = function(idim) if model_file.takes_idim else function()
+        model = function(*([idim] if model_file.takes_idim else []), **(arguments or {}))
     except (Exception, SystemExit) as error:
         raise user_fault(model_file.path, error) from error
     if model is None:

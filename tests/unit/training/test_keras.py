@@ -12,6 +12,7 @@ import pytest
 from mlaas_condor.errors import FrameworkMissing, ModelFault, OutOfMemory, StorageFull
 from mlaas_condor.training import frameworks, models
 from mlaas_condor.training import keras as adapter
+from mlaas_condor.training.frameworks import Setup
 from mlaas_condor.training.models import LegacyKerasNeeded
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +48,7 @@ def make(tmp_path, monkeypatch):
     def make_adapter(content, seed=3, task="classification"):
         path = tmp_path / "model.py"
         path.write_text(content)
-        return frameworks.open_adapter(models.check(path), COLUMNS, seed, 1, task)
+        return frameworks.open_adapter(models.check(path), Setup(COLUMNS, seed, 1, task))
 
     return make_adapter
 
@@ -469,7 +470,7 @@ def test_old_code_that_only_shows_when_it_is_run(make, line):
 def test_a_file_for_keras2_in_a_process_with_keras3(make):
     make(text())
     with pytest.raises(LegacyKerasNeeded, match="Keras 3 is already imported"):
-        frameworks.open_adapter(models.check(OLD), COLUMNS, 1, 1)
+        frameworks.open_adapter(models.check(OLD), Setup(COLUMNS, 1, 1))
 
 
 def test_out_of_memory_and_a_full_disk(make, tmp_path, monkeypatch):
@@ -500,11 +501,6 @@ def test_what_is_not_installed_says_how_to_install_it(make, monkeypatch):
         make("import keras\ndef model(idim): ...")
 
 
-def test_frameworks_without_an_adapter(make):
-    with pytest.raises(FrameworkMissing, match="torch models cannot be trained yet"):
-        make("import torch\ndef model(idim): ...")
-
-
 # One training in a process of its own: what it printed, the files, and the weights' digest.
 TRAINING = """
 import hashlib, json, sys
@@ -512,7 +508,7 @@ from pathlib import Path
 import numpy as np
 from mlaas_condor.training import frameworks, models
 file = models.check(Path(sys.argv[1]))
-model = frameworks.open_adapter(file, 20, 11, 2)
+model = frameworks.open_adapter(file, frameworks.Setup(20, 11, 2))
 x = np.random.default_rng(0).random((700, 20), dtype=np.float32)
 y = (x[:, 0] > 0.5).astype(int)
 logs = [model.fit(x, y, 64, seed) for seed in range(3)]
@@ -579,7 +575,7 @@ w = generator.choice([-0.5, 0.0, 1.0, 2.5], 250)
 found = {}
 for task, y in (("classification", (x[:, 0] > 0.5).astype(int)), ("regression", 3 * x[:, 0] - 1)):
     file = models.check(Path(sys.argv[1]) / f"{task}.py")
-    ours, theirs = (frameworks.open_adapter(file, 6, 3, 1, task) for _ in range(2))
+    ours, theirs = (frameworks.open_adapter(file, frameworks.Setup(6, 3, 1, task)) for _ in range(2))
     logs = ours.fit(x, y, 100, weights=w)
     kept = theirs._model.fit(
         x, y.astype(np.float32)[:, None], sample_weight=w, batch_size=100, shuffle=False, verbose=0
