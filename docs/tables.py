@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from mlaas_condor import settings
 from mlaas_condor.batch import reasons
-from mlaas_condor.request import Job, Params
+from mlaas_condor.params import Params
+from mlaas_condor.request import Job
 
 DOCS = Path(__file__).parent
 _HOME = str(Path.home())

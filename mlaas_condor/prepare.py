@@ -16,8 +16,9 @@ from mlaas_condor.data.selection import Selector
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem, RequestError
 from mlaas_condor.lists import Lists, PerEvent, names_beside, read_lists
+from mlaas_condor.params import BadFiles, Metrics
 from mlaas_condor.reading import digest_of, nearest
-from mlaas_condor.request import BadFiles, Metrics, Request
+from mlaas_condor.request import Request
 from mlaas_condor.settings import Settings
 from mlaas_condor.survey import Surveyed, look
 from mlaas_condor.training import models

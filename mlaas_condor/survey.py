@@ -14,7 +14,8 @@ from mlaas_condor.data.inputs import Survey, survey
 from mlaas_condor.data.source import Branch
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem
 from mlaas_condor.lists import Input
-from mlaas_condor.request import BadFiles, Request
+from mlaas_condor.params import BadFiles
+from mlaas_condor.request import Request
 
 _OPENERS = 16  # files looked at side by side
 _SHOWN = 8  # names that a message lists

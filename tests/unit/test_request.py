@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas_condor.errors import RequestError
+from mlaas_condor.params import Params
 from mlaas_condor.reading import content_lines, nearest
-from mlaas_condor.request import Job, Params, Request, json_schema, parse_size
+from mlaas_condor.request import Job, Request, json_schema, parse_size
 
 JOB = {"name": "luca", "files": ["a.root"], "labels": ["1"], "model": "model.py"}
 SCALE = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
