@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlaas_condor.errors import MlaasError, RequestError
+    from mlaas_condor.inference.model import Model
     from mlaas_condor.inspection import inspect
     from mlaas_condor.request import Request
     from mlaas_condor.runs import Run
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MlaasError",
+    "Model",
     "Request",
     "RequestError",
     "Run",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "MlaasError": "errors",
+    "Model": "inference.model",
     "RequestError": "errors",
     "Request": "request",
     "Run": "runs",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mlaas_condor.jsonfile import Plain
+from mlaas_condor.reading import nearest
 
 
 def _all_or_some(value: int) -> int:
@@ -59,6 +61,82 @@ class BadFiles(Plain):
     skip: Share = Field(description="share of the events that may be lost to files that cannot be read")
 
 
+class SplitFiles(Plain):
+    """Which events are for validation and which for testing: a share, or the files that hold them."""
+
+    validation: Share | Names = Field(
+        0.2, description="share of the training events, or the input files (patterns) whose events are"
+    )
+    test: Share | Names = Field(
+        0.2, description="share of all events, or the input files (patterns) whose events are"
+    )
+
+
+class EarlyStop(Plain):
+    """When to stop before the last epoch."""
+
+    patience: Passes = Field(description="epochs without an improvement that are borne")
+    min_delta: Number = Field(0.0, ge=0, description="what counts as an improvement")
+
+
+class Plateau(Plain):
+    """When to learn in smaller steps."""
+
+    patience: Passes = Field(3, description="epochs without an improvement that are borne")
+    factor: Share = Field(0.5, description="what the learning rate is multiplied with")
+    least: Number = Field(1e-6, gt=0, description="learning rate below which it is left alone")
+
+
+class CheckpointEvery(Plain):
+    """How often the training is brought to safety."""
+
+    seconds: Number | None = Field(None, gt=0, description="seconds between two")
+    epochs: Passes | None = Field(None, description="epochs between two")
+
+
+def _parse_patience(value: object) -> object:
+    return value if value is None or isinstance(value, (bool, Mapping, Plain)) else {"patience": value}
+
+
+def _parse_plateau(value: object) -> object:
+    return ({} if value else None) if isinstance(value, bool) else _parse_patience(value)
+
+
+def _parse_every(value: object) -> object:
+    return value if isinstance(value, (bool, Mapping, Plain)) else {"seconds": value}
+
+
+def _some_values(value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    for key, values in value.items():
+        if not values:
+            raise ValueError(f"{key!r} has no value to try")
+        if key not in SCANNED and not key.startswith(MODEL_PREFIX):
+            hint = nearest(key, SCANNED)
+            raise ValueError(
+                f"{key!r} cannot be scanned; {', '.join(SCANNED)} can, and arguments of the model "
+                f"function, as model.width{f' ({hint})' if hint else ''}"
+            )
+    return value
+
+
+SCANNED = ("batch_size", "class_weights", "epochs", "nan", "normalise", "seed", "training")
+"""Keys of params.json that make another training on the same chunks."""
+
+MODEL_PREFIX = "model."
+"""Of a scanned key: the rest of it is an argument of the user's function ``model``."""
+
+Stopping = Annotated[
+    EarlyStop | None, BeforeValidator(_parse_patience, json_schema_input_type=int | EarlyStop | None)
+]
+Steps = Annotated[
+    Plateau | None, BeforeValidator(_parse_plateau, json_schema_input_type=bool | int | Plateau | None)
+]
+Every = Annotated[
+    CheckpointEvery, BeforeValidator(_parse_every, json_schema_input_type=float | CheckpointEvery)
+]
+Scan = Annotated[dict[str, list[Any]], AfterValidator(_some_values)]
+
+
 class Params(Plain):
     """params.json: which events, which branches, how to train."""
 
@@ -81,7 +159,35 @@ class Params(Plain):
         description="standard: every epoch runs over all chunks; else each chunk is trained in turn",
     )
     metrics: bool | Metrics = Field(False, description="options of the metrics, which are always computed")
-    split: float = Field(0.2, gt=0, lt=1, description="share of the training events kept for validation")
+    split: Share | SplitFiles = Field(
+        0.2, description="share of the training events kept for validation; or the files for validation, test"
+    )
+    early_stop: Stopping = Field(
+        None, description="stop after so many epochs without an improvement: 5, or with min_delta"
+    )
+    best_model: bool | None = Field(
+        None,
+        description="keep the model of the best epoch, not of the last; by default with early_stop",
+    )
+    monitor: Literal["val_loss", "val_auc"] = Field(
+        "val_loss", description="what tells an improvement, on the validation events: val_loss or val_auc"
+    )
+    reduce_lr: Steps = Field(
+        None, description="lower the learning rate when there is no improvement: true, patience, or an object"
+    )
+    class_weights: Literal["balanced"] | dict[str, Number] | None = Field(
+        None, description="balanced: every class counts as much; or a factor for each label"
+    )
+    checkpoint: Every = Field(
+        CheckpointEvery(seconds=1800),
+        description="seconds, or {epochs: n}, after which the training is brought to safety, again and again",
+    )
+    scan: Scan = Field(
+        {}, description="values to try, by key: batch_size, …, model.width; each combination is trained"
+    )
+    folds: Annotated[int, Field(ge=2, le=100), BeforeValidator(not_a_bool)] | None = Field(
+        None, description="cross-validation: so many trainings, each with another part for testing"
+    )
     nan: Padding = Field(None, description="value of the padding before normalising; none: 0 after it")
     verbose: Whole = Field(0, ge=0, le=2, description="how much the training log says")
     normalise: Literal["minmax", "standard", "robust", "none"] = Field(

@@ -22,7 +22,8 @@ BYTES_A_VALUE = 4
 BRANCH_MIB = 0.3  # of the distribution of a branch, while it is measured or joined
 TREE_MIB = 0.013  # of an open tree, a branch
 STAGE_MEMORY = 300  # MiB of Python with uproot
-TRAIN_MEMORY = 1500  # MiB of Python with TensorFlow
+TRAIN_MEMORY = {"keras": 1500, "keras2": 1500, "torch": 900, "sklearn": 500, "xgboost": 600}
+# MiB of Python with the framework
 MIB = 2**20
 
 
@@ -37,6 +38,10 @@ class Wishes(Plain):
         MiB of the training job.
     cpus, gpus
         Cores and GPUs of the training job.
+    framework, whole
+        What trains; whether it wants all events at once.
+    trainings
+        Trainings on the same chunks.
     epochs
         Passes over the data.
     job_seconds, least_memory
@@ -49,14 +54,20 @@ class Wishes(Plain):
     disk: int | None = None
     cpus: int | None = None
     gpus: int = 0
+    framework: str = "keras"
+    whole: bool = False
+    trainings: int = 1
     epochs: int = 1
     job_seconds: float = 600.0
     least_memory: int = 512
 
     @property
     def for_data(self) -> Wishes:
-        """Return what matters before the training: the same for every model on the same data."""
+        """Return what merge plans with: the same for every model of a kind on the same data."""
         return Wishes(
+            framework=self.framework,
+            whole=self.whole,
+            trainings=self.trainings,
             specs_jobs=self.specs_jobs,
             preprocess_jobs=self.preprocess_jobs,
             job_seconds=self.job_seconds,
@@ -185,7 +196,11 @@ def _split(seconds: float, target: float, parts: int) -> int:
 
 def make(size: Size, wishes: Wishes) -> Plan:
     """Plan all stages."""
-    jobs = {"specs": specs_jobs(size, wishes), "preprocess": preprocess_jobs(size, wishes)}
+    jobs = {
+        "specs": specs_jobs(size, wishes),
+        "preprocess": preprocess_jobs(size, wishes),
+        "train": wishes.trainings,
+    }
     seconds, memory, disk = _seconds(size, wishes, jobs), _memory(size, wishes), _disk(size, wishes, jobs)
     stages = [
         StagePlan(
@@ -208,7 +223,7 @@ def _seconds(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, floa
         "merge": 0.0,
         "preprocess": size.values * size.events / CHUNK_RATE / jobs["preprocess"],
         "train": size.columns * size.events * wishes.epochs / TRAIN_RATE,
-        "report": 5.0,
+        "report": 10.0,
     }
 
 
@@ -219,12 +234,21 @@ def _memory(size: Size, wishes: Wishes) -> dict[str, float]:
         "specs": STAGE_MEMORY + 5 * BLOCK_MIB + (size.flat + size.jagged) * BRANCH_MIB,
         "merge": STAGE_MEMORY + 3 * (size.flat + size.jagged) * BRANCH_MIB,
         "preprocess": STAGE_MEMORY + 4 * size.batch_mib + trees_mib,
-        # The matrices of the chunks that are mixed, as read, put together, and within the framework.
-        "train": TRAIN_MEMORY + 3 * min(MIXED * size.chunk_mib, size.matrix_mib) + 2 * size.chunk_mib,
+        "train": TRAIN_MEMORY[wishes.framework] + _training(size, wishes),
         "report": STAGE_MEMORY + 200,
     }
     asked = {stage: max(each, wishes.least_memory) for stage, each in needed.items()}
     return asked | ({"train": wishes.memory} if wishes.memory else {})
+
+
+def _training(size: Size, wishes: Wishes) -> float:
+    """Return MiB of what a training holds at once."""
+    if wishes.whole:  # all events, and what the estimator makes of them
+        return 3 * size.matrix_mib + 2 * size.chunk_mib
+    # The matrices of the chunks that are mixed, as read, put together, and within the framework.
+    mixed = 3 * min(MIXED * size.chunk_mib, size.matrix_mib) + 2 * size.chunk_mib
+    # XGBoost keeps all events, with a byte or two a value.
+    return mixed + (0.5 * size.matrix_mib if wishes.framework == "xgboost" else 0.0)
 
 
 def _disk(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
-from mlaas_condor import choice, planning, sampling
+from mlaas_condor import choice, planning, procedure, sampling
 from mlaas_condor.data import chunks, storage
 from mlaas_condor.data.dataset import Dataset, Function, InputFile, share, split_entries
 from mlaas_condor.data.inputs import open_source
@@ -16,15 +16,13 @@ from mlaas_condor.data.selection import Selector
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem, RequestError
 from mlaas_condor.lists import Lists, PerEvent, names_beside, read_lists
-from mlaas_condor.params import BadFiles, Metrics
+from mlaas_condor.params import BadFiles
 from mlaas_condor.reading import digest_of, nearest
 from mlaas_condor.request import Request
 from mlaas_condor.settings import Settings
 from mlaas_condor.survey import Surveyed, look
 from mlaas_condor.training import models
-from mlaas_condor.training.recipe import FEWEST, Recipe, classes_of
-
-TRAINABLE = ("keras", "keras2")
+from mlaas_condor.training.recipe import FEWEST, Recipe
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     labels = _of_files(lists.labels, surveyed)
     dataset = _dataset(request, lists, surveyed, chosen)
     _check_classes(request, dataset, labels)
+    recipe = procedure.make(request, lists, surveyed, labels, model, _plain(model.path.name))
     request.check()
     sample = sampling.take(dataset, [each.lengths for each in surveyed.files])
     if not dataset.may_lose:
@@ -102,11 +101,11 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         values=ceil(sample.values),
         chunk_size=request.params.chunk_size,
     )
-    plan = planning.make(size, _wishes(request, settings))
+    plan = planning.make(size, _wishes(request, settings, model))
     return Prepared(
         request=request,
         dataset=_with_tasks(request, dataset, plan.stage("specs").jobs),
-        recipe=_recipe(request, lists, surveyed, labels),
+        recipe=recipe,
         plan=plan,
         model=model,
         companions=models.companions(model.path),
@@ -114,7 +113,7 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         modules=models.companions(Path(wanted.function)) if wanted.function else [],
         given=chosen.given,
         left_out=surveyed.left_out(),
-        warnings=[*_warnings(request, surveyed, model, chosen), *sample.warnings()],
+        warnings=[*_warnings(request, surveyed, model, chosen, plan), *sample.warnings()],
     )
 
 
@@ -146,10 +145,6 @@ def _check_model(request: Request) -> models.ModelFile | None:
     except ModelFault as error:
         request.problems.append(Problem(request.job.model, str(error)))
         return None
-    if model.framework not in TRAINABLE:
-        request.problems.append(
-            Problem(request.job.model, f"is a {model.framework} model", "this version trains Keras models")
-        )
     return model
 
 
@@ -254,7 +249,7 @@ def _with_tasks(request: Request, dataset: Dataset, jobs: int) -> Dataset:
     return dataset.model_copy(update={"tasks": tasks})
 
 
-def _wishes(request: Request, settings: Settings) -> planning.Wishes:
+def _wishes(request: Request, settings: Settings, model: models.ModelFile) -> planning.Wishes:
     job = request.job
     return planning.Wishes(
         specs_jobs=job.tasks.specs,
@@ -263,45 +258,27 @@ def _wishes(request: Request, settings: Settings) -> planning.Wishes:
         disk=job.disk,
         cpus=job.cpus,
         gpus=job.gpus_wanted,
+        framework=model.framework,
+        whole=procedure.wants_everything(model),
+        trainings=max(1, len(procedure.variants(request.params))),
         epochs=request.params.epochs,
         job_seconds=settings.job_seconds,
         least_memory=settings.memory_mb,
     )
 
 
-def _recipe(request: Request, lists: Lists, surveyed: Surveyed, labels: list[str]) -> Recipe:
-    params = request.params
-    numbers, names = classes_of(labels)
-    return Recipe(
-        name=request.job.name,
-        model=_plain(Path(request.job.model).name),
-        task=request.job.task,
-        labels=numbers,
-        label_branch=lists.labels.branch,
-        classes=names,
-        weights=[float(weight) for weight in _of_files(lists.weights, surveyed)],
-        weight_branch=lists.weights.branch,
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        standard=params.training == "standard",
-        split=params.split,
-        normalise=params.normalise,
-        padding=params.nan,
-        threshold=params.metrics.threshold if isinstance(params.metrics, Metrics) else 0.5,
-        seed=params.seed,
-        verbose=params.verbose,
-        threads=request.job.cpus or 1,
-    )
-
-
 def _warnings(
-    request: Request, surveyed: Surveyed, model: models.ModelFile, chosen: choice.Choices
+    request: Request, surveyed: Surveyed, model: models.ModelFile, chosen: choice.Choices, plan: planning.Plan
 ) -> list[str]:
     warnings = [*request.warnings, *chosen.warnings]
     if model.reason:
         warnings.append(model.reason)
-    if request.params.hist:
-        warnings.append("params.json: 'hist' is not supported in this version: no plots of features are made")
+    if plan.wishes.whole:
+        asked = plan.stage("train").memory
+        warnings.append(
+            f"{model.path.name}: scikit-learn trains it on all {plan.size.events} events at once, a matrix "
+            f"of {plan.size.matrix_mib:.0f} MiB; the training asks for {asked} MiB"
+        )
     files = surveyed.files
     doubled = len(files) - len({(each.uuid, each.tree) for each in files})
     if doubled:

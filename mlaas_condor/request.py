@@ -14,7 +14,16 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from mlaas_condor.errors import Problem, RequestError
 from mlaas_condor.jsonfile import Plain
-from mlaas_condor.params import BadFiles, Metrics, Params, not_a_bool
+from mlaas_condor.params import (
+    BadFiles,
+    CheckpointEvery,
+    EarlyStop,
+    Metrics,
+    Params,
+    Plateau,
+    SplitFiles,
+    not_a_bool,
+)
 from mlaas_condor.reading import content_lines, join_path, nearest, read_json
 
 # Keys of old job files that say where the old server's host kept things; nothing here needs them.
@@ -272,7 +281,15 @@ def _describe(
         yield f"{key}{inner}: {first['input']!r} does not do: {message[:1].lower()}{message[1:]}", ""
 
 
-_INSIDE: Mapping[str, type[Plain]] = {"metrics": Metrics, "tasks": Tasks, "bad_files": BadFiles}
+_INSIDE: Mapping[str, type[Plain]] = {
+    "metrics": Metrics,
+    "tasks": Tasks,
+    "bad_files": BadFiles,
+    "split": SplitFiles,
+    "early_stop": EarlyStop,
+    "reduce_lr": Plateau,
+    "checkpoint": CheckpointEvery,
+}
 _SUBKEYS = {name for inside in _INSIDE.values() for name in inside.model_fields}
 
 

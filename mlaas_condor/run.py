@@ -32,6 +32,23 @@ def unit_name(number: int) -> str:
     return f"{number:05d}"
 
 
+def training_folder(output: Path, task: int, trainings: int) -> Path:
+    """Return where in the output of the train stage a training is: below it where there are several."""
+    return output / f"training-{unit_name(task)}" if trainings > 1 else output
+
+
+def checkpoint_folder(folder: Path, task: int) -> Path:
+    """Return the folder of the checkpoints of a training: in the run directory, and in the job's own."""
+    return folder / f"checkpoint.{task}"
+
+
+def make_checkpoint_folder(folder: Path, task: int) -> None:
+    """Make the folder of the checkpoints of a training, with a file in it: empty ones do not travel."""
+    made = checkpoint_folder(folder, task)
+    made.mkdir()
+    (made / "README").write_text("Checkpoints of the training, while it runs.\n", "utf-8")
+
+
 def mark(output: Path, unit: int, files: Iterable[Path]) -> None:
     """Say that a unit of output is complete: write ``NNNNN.ok`` with size and name of its files.
 
@@ -180,13 +197,17 @@ class RunFolder:
 
     @property
     def history(self) -> Path:
-        """What each epoch of the training gave, one JSON object a line."""
-        return self.output("train") / "history.jsonl"
+        """What each epoch of the training gave, one JSON object a line; of several, the best."""
+        return self._of_training("history.jsonl")
 
     @property
     def metrics(self) -> Path:
-        """Metrics on the train, validation and test events."""
-        return self.output("train") / "metrics.json"
+        """Metrics on the train, validation and test events; of several trainings, those of the best."""
+        return self._of_training("metrics.json")
+
+    def _of_training(self, name: str) -> Path:
+        path = self.output("train") / name
+        return path if path.exists() else self.output("report") / name
 
     def notes(self) -> tuple[str, ...]:
         """Return what merge found that the user should know: what was lost, and what is not finite."""

@@ -14,7 +14,7 @@ from mlaas_condor.run import STAGES, RunFolder
 
 State = Literal["prepared", "idle", "running", "held", "completed", "failed", "cancelled"]
 _TRAINING = re.compile(
-    r"epoch (\d+)/(\d+)  validation AUC (\S+)  loss (\S+)  validation loss (\S+)"
+    r"epoch (\d+)/(\d+)(?: \((\d+) %\))?  validation (AUC|RMSE) (\S+)  loss (\S+)  validation loss (\S+)"
     r"  (\S+) events/s  (\S+) s left"
 )
 ENDED: tuple[State, ...] = ("completed", "failed", "cancelled")
@@ -48,44 +48,54 @@ class Training:
     ----------
     epoch, epochs
         Passes done, and passes in all; a pass is over all chunks, or over one where each is trained in turn.
-    loss, val_loss, val_auc
-        Of the last pass; the AUC is None where the validation events are of one class.
+        Within a pass, that one.
+    loss, val_loss, metric, value
+        Of the last pass that is over; the metric of the validation events is the AUC, or of a regression the
+        RMSE, and its value None where it is not known.
     rate
         Events a second.
     left
         Seconds until the last pass is over.
+    percent
+        How much of the pass is over; None at its end.
     """
 
     epoch: int
     epochs: int
     loss: float
     val_loss: float
-    val_auc: float | None
+    value: float | None
     rate: float
     left: float
+    metric: str = "AUC"
+    percent: int | None = None
 
     def __str__(self) -> str:
-        auc = "-" if self.val_auc is None else f"{self.val_auc:.4f}"
+        value = "-" if self.value is None else f"{self.value:.4f}"
+        part = "" if self.percent is None else f" ({self.percent} %)"
         return (
-            f"epoch {self.epoch}/{self.epochs}  validation AUC {auc}  loss {self.loss:.4f}  "
-            f"validation loss {self.val_loss:.4f}  {self.rate:.0f} events/s  {self.left:.0f} s left"
+            f"epoch {self.epoch}/{self.epochs}{part}  validation {self.metric} {value}  "
+            f"loss {self.loss:.4f}  validation loss {self.val_loss:.4f}  "
+            f"{self.rate:.0f} events/s  {self.left:.0f} s left"
         )
 
     @classmethod
     def last_of(cls, log: str) -> Training | None:
         """Return the last one that a training's log has; None before its first pass is over."""
-        found = _TRAINING.findall(log)
-        if not found:
+        matches = _TRAINING.findall(log)
+        if not matches:
             return None
-        epoch, epochs, auc, loss, val_loss, rate, left = found[-1]
+        epoch, epochs, percent, metric, value, loss, val_loss, rate, left = matches[-1]
         return cls(
             epoch=int(epoch),
             epochs=int(epochs),
             loss=float(loss),
             val_loss=float(val_loss),
-            val_auc=None if auc == "-" else float(auc),
+            value=None if value == "-" else float(value),
             rate=float(rate),
             left=float(left),
+            metric=metric,
+            percent=int(percent) if percent else None,
         )
 
 

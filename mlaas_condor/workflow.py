@@ -98,6 +98,8 @@ def _fill(folder: RunFolder, name: str, prepared: Prepared, settings: Settings) 
     prepared.dataset.write(folder.dataset)
     prepared.recipe.model_copy(update={"name": name}).write(folder.recipe)
     prepared.plan.write(folder.plan)
+    for task in range(prepared.plan.stage("train").jobs):
+        run.make_checkpoint_folder(folder.path, task)
     folder.inputs.mkdir()
     for file in prepared.dataset.files:
         if file.staged:

@@ -67,6 +67,9 @@ link() {
         rm -rf "$to/.$$"' sh "$2" || :
 }
 
+# The trainings are over: what a killed one brought back of its checkpoints is not needed any more.
+[ "$stage" != report ] || rm -f checkpoint.*/*.model checkpoint.*/*.json
+
 if [ -n "$previous" ] && [ "$previous_store" != - ]; then
     complete "$previous" > "$work/here"
     complete "$previous_store" > "$work/stored"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# onnxruntime reports on its users by default, also where a test imports it by itself.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # The first example of a test may import a library; how long it takes says nothing.
 hypothesis.settings.register_profile("ours", deadline=None)
@@ -30,8 +34,6 @@ def isolated(request, tmp_path_factory, monkeypatch):
     """Keep every test away from the settings and the runs of whoever runs them."""
     if request.node.get_closest_marker("pool"):
         return  # the pool's own fixtures say where it is
-    import os
-
     for name in [name for name in os.environ if name.startswith("MLAAS_")]:
         monkeypatch.delenv(name)
     own = tmp_path_factory.mktemp("isolated")

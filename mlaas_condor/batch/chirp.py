@@ -16,9 +16,13 @@ def publish(training: Training) -> bool:
     """
     if "_CONDOR_CHIRP_CONFIG" not in os.environ:
         return False
-    attributes = {"Epoch": training.epoch, "Epochs": training.epochs, "Loss": training.loss}
-    if training.val_auc is not None:
-        attributes["ValAuc"] = training.val_auc
+    attributes = {
+        "Epoch": training.epoch, "Epochs": training.epochs,
+        "Loss": training.loss, "ValLoss": training.val_loss,
+        "EventsPerSecond": round(training.rate), "SecondsLeft": round(training.left),
+    }  # fmt: skip
+    if training.value is not None:
+        attributes[f"Val{training.metric.capitalize()}"] = training.value
     try:
         from htcondor2.htchirp import HTChirp
 

@@ -52,7 +52,6 @@ def render(
             "name": name,
             "python": python,
             "site": "",
-            "model": models[0],
             "models": ", ".join(f"files/{each}" for each in models),
             "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files if file.staged),
             "function": "".join(f", files/{file}" for file in function),
@@ -93,7 +92,9 @@ def task_lists(dataset: Dataset, plan: planning.Plan) -> dict[str, list[str]]:
     files = [sorted({each.file for each in task}) for task in dataset.tasks]
     staged = [[dataset.files[i].staged for i in task if dataset.files[i].staged] for task in files]
     inputs = [",".join(f"inputs/{name}" for name in task) for task in staged]
-    units = {"specs": len(dataset.tasks), "preprocess": plan.size.chunks}
+    units = {
+        "specs": len(dataset.tasks), "preprocess": plan.size.chunks, "train": plan.stage("train").jobs
+    }  # fmt: skip
     return {
         stage: planning.task_rows(
             plan.stage(stage), units.get(stage, 1), inputs if stage == "specs" else None

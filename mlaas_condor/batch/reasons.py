@@ -45,6 +45,8 @@ _HOLDS = {
     34: ("it used more memory than it asked for", _MORE_MEMORY),
 }
 _TAIL_BYTES = 8192
+LEAVE = 85
+"""Exit code of a training that has left a checkpoint; ``train.sub`` says it to HTCondor."""
 _EXITS = {kind.exit_code: kind for kind in StageError.__subclasses__()}
 _ADVICE = {
     errors.InputUnreadable: (
@@ -95,6 +97,8 @@ def of_exit(
         return f"was killed by signal {signal}" + (", often for lack of memory" if signal == 9 else ""), see
     if code == 0:
         return "ended as if all were well, but without its output: did the model end the process?", see
+    if code == LEAVE:  # on a pool HTCondor starts it again; without one somebody ended it
+        return "was told to end, and left a checkpoint to go on from", _RESUME.format(run=run)
     kind = _EXITS.get(code or 0)
     meaning = (kind.__doc__ or "").splitlines()[0] if kind else f"ended with exit code {code}"
     words = _last_words(stderr, stage) or meaning

@@ -54,7 +54,7 @@ def work(arguments: list[str], output: Path) -> None:
     known = {"events": merged.events, "columns": len(columns), "values": ceil(merged.values_an_event)}
     size = plan.size.model_copy(update=known)
     exact = planning.make(size, plan.wishes.for_data)
-    units = {"preprocess": _chunks(dataset, merged), "train": 1}
+    units = {"preprocess": _chunks(dataset, merged), "train": exact.stage("train").jobs}
     for stage, number in units.items():
         rows = planning.task_rows(exact.stage(stage), number)
         (output / f"{stage}.tasks").write_text("\n".join(rows) + "\n")

@@ -81,7 +81,18 @@ def bind(legacy: bool, threads: int, old_optimizers: bool = False) -> ModuleType
     tensorflow.get_logger().setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
     _set_threads(tensorflow.config.threading, threads)
+    _grow_memory(tensorflow.config)
     return keras
+
+
+def _grow_memory(config: Any) -> None:
+    """Have TensorFlow take the memory of GPUs as it needs it, not all at once: others may use them too."""
+    for gpu in config.list_physical_devices("GPU"):
+        try:
+            config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:
+            logger.debug("TensorFlow is running already: it has taken the memory of the GPUs")
+            return
 
 
 def _set_threads(threading: Any, threads: int) -> None:
@@ -103,6 +114,8 @@ def _bind_keras2(old_optimizers: bool) -> ModuleType:
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     tf_keras = importlib.import_module("tf_keras")
     tensorflow = importlib.import_module("tensorflow")
+    # Dropout and noise keep their random state in variables, where a checkpoint gets at it.
+    tf_keras.backend.experimental.enable_tf_random_generator()
     modules = {"": tf_keras, **_public_modules(tf_keras)}
     modules |= {old: modules[new] for old, new in OLD_MODULES.items()}
     for name, module in modules.items():

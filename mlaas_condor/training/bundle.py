@@ -31,7 +31,7 @@ def params_json(
     name
         What the model is called where it is served: the name of the run.
     model_file
-        The main file in the bundle, ``saved_model.pb``.
+        The main file in the bundle, as the adapter's ``save`` returned it: of Keras ``saved_model.pb``.
     labels
         A file in the bundle with one class label a line.
     options

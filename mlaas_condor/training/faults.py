@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas_condor.errors import ModelFault, OutOfMemory, StorageFull
+from mlaas_condor.errors import ModelFault, OutOfMemory, StageError, StorageFull
 from mlaas_condor.training import models
 
 
@@ -35,7 +35,7 @@ def of_model(
         raise ModelFault(f"{name}: made for {idim} columns, given events of shape {x.shape}")
     try:
         yield
-    except ModelFault:
+    except StageError:
         raise
     except Exception as error:
         if isinstance(error, (MemoryError, *out_of_memory)):

@@ -21,7 +21,7 @@ Learning = Literal["passes", "whole"]
 _ADAPTERS: dict[Framework, tuple[str, str]] = {
     "keras": ("mlaas_condor.training.keras", "KerasModel"),
     "keras2": ("mlaas_condor.training.keras", "KerasModel"),
-    "torch": ("mlaas_condor.training.torch", "TorchModel"),
+    "torch": ("mlaas_condor.training.torch.adapter", "TorchModel"),
     "sklearn": ("mlaas_condor.training.sklearn", "SklearnModel"),
     "xgboost": ("mlaas_condor.training.xgboost", "XGBoostModel"),
 }

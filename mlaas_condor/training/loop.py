@@ -1,55 +1,28 @@
-"""The training loop over chunks: splits, both procedures, history, scores."""
+"""The training loop over chunks: both procedures, and models that learn from all events at once.
+
+Everything is a sequence of portions: a chunk, or some chunks mixed. Between two of them a training can be
+interrupted, and gone on with elsewhere: each draws from a seed of its own, and `Progress` says where it is.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas_condor.data.features import Columns, Matrix
-from mlaas_condor.data.streaming import MIXED, Block, Stream
+from mlaas_condor.data.streaming import MIXED
 from mlaas_condor.errors import DataFault
 from mlaas_condor.training import metrics
-from mlaas_condor.training.frameworks import TrainedModel
+from mlaas_condor.training.checkpoints import Checkpoints
+from mlaas_condor.training.frameworks import Portion, TrainedModel
+from mlaas_condor.training.progress import Part, Progress
 from mlaas_condor.training.recipe import Recipe
-
-TEST_SHARE = 0.2  # of each chunk, never seen in training
-SPLITS = ("train", "validation", "test")
-Targets = NDArray[np.int64] | NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A chunk ready for training.
-
-    Parameters
-    ----------
-    index
-        Number of the chunk.
-    x, y
-        Normalised features, shape (events, columns); class or target of each event, shape (events,).
-    rows
-        For each of train, validation and test the rows that belong to it.
-    file, entry
-        Where each event comes from.
-    weights
-        Weight of each event as the user gave it, shape (events,); None where there are no weights.
-    """
-
-    index: int
-    x: Matrix
-    y: Targets
-    rows: dict[str, NDArray[np.int64]]
-    file: NDArray[np.uint32]
-    entry: NDArray[np.int64]
-    weights: NDArray[np.float64] | None = None
+from mlaas_condor.training.samples import Sample, Samples, gather
 
 
 @dataclass(frozen=True)
@@ -59,15 +32,18 @@ class Epoch:
     Parameters
     ----------
     epoch
-        From 1.
+        From 1; of a model that learns from all events at once, the stage.
     chunk
         The chunk passed over; None where it was all of them.
     loss, metrics
-        Of the training events, while they were trained on. Losses are weighted means where events have
-        weights; metrics are as the model was compiled, and Keras weighs only its ``weighted_metrics``.
-    val_loss, val_auc
+        Of the training events, while they were trained on; NaN where the model does not say. Losses are
+        weighted means where events have weights; metrics are as the model was compiled, and Keras weighs
+        only its ``weighted_metrics``.
+    val_loss, val_auc, val_rmse
         Of the validation events, after the pass; the AUC is None where they are of one class, and for a
-        regression.
+        regression, which has the root of the mean square of its residuals instead.
+    learning_rate
+        During the pass; None where there is none that could be changed.
     events, seconds
         Events trained on, and how long the pass took.
     """
@@ -78,6 +54,8 @@ class Epoch:
     metrics: dict[str, float]
     val_loss: float
     val_auc: float | None
+    val_rmse: float | None
+    learning_rate: float | None
     events: int
     seconds: float
 
@@ -87,150 +65,206 @@ class Epoch:
         return {**{key: value for key, value in plain.items() if key != "metrics"}, **self.metrics}
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores of all events, once trained: shape (events,) or (events, classes), and whose they are.
-
-    For a regression ``score`` is what was predicted, and ``y`` what is true.
-    """
-
-    score: NDArray[np.floating[Any]]
-    y: Targets
-    split: NDArray[np.int8]  # position in SPLITS
-    source: NDArray[np.uint32]  # position of the input file
-    entry: NDArray[np.int64]
-    weight: NDArray[np.float64]  # as the user gave it; 1 where there are no weights
-
-    def of(self, split: str) -> tuple[Targets, NDArray[np.floating[Any]], NDArray[np.float64]]:
-        """Return classes or targets, scores and weights of one split."""
-        mine = self.split == SPLITS.index(split)
-        return self.y[mine], self.score[mine], self.weight[mine]
-
-
-class Samples:
-    """The chunks of a run as samples, in any order, as often as needed.
+class Trainer:
+    """One training, begun or gone on with.
 
     Parameters
     ----------
-    paths
-        Chunk files, by number.
-    columns, recipe
-        How to normalise, label and split.
-    scratch, space
-        Folder where matrices may be kept between epochs, None for none; bytes that they may take there, None
-        for what there is.
+    model, samples, recipe
+        What is trained, on what, and how.
+    checkpoints
+        Where it can be interrupted.
+
+    Attributes
+    ----------
+    progress
+        Where it is.
+    passes
+        How many passes it is in all, if it is not stopped early.
     """
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        columns: Columns,
-        recipe: Recipe,
-        scratch: Path | None = None,
-        space: int | None = None,
+        self, model: TrainedModel, samples: Samples, recipe: Recipe, checkpoints: Checkpoints
     ) -> None:
-        self.paths = list(paths)
+        self._model = model
+        self._samples = samples
         self._recipe = recipe
-        self._stream = Stream(paths, columns, scratch, recipe.threads, space)
+        self._checkpoints = checkpoints
+        # A loop of the user's own decides on epochs by itself.
+        self._epochs = 1 if model.own_loop and not recipe.standard else recipe.epochs
+        whole = model.learning == "whole"
+        self.passes = 1 if whole else self._epochs * (1 if recipe.standard else len(samples))
+        self._after_portion: Callable[[], None] = lambda: None
+        self._since = time.monotonic()  # the end of what was last counted: reading counts as well
+        self.progress = checkpoints.restore(model) or Progress()
+        if self.progress.rate is not None:
+            model.set_learning_rate(self.progress.rate)
 
-    def __iter__(self) -> Iterator[Sample]:
-        return self.inorder(range(len(self.paths)))
+    def run(self, after_portion: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
+        """Train, and yield what each pass gave as soon as it is over.
 
-    def inorder(self, order: Sequence[int]) -> Iterator[Sample]:
-        """Yield the samples in the given order."""
-        return map(self._sample, self._stream.inorder(order))
+        The weights trained with are those of the samples, divided by the recipe's ``weight_scale``.
 
-    def _sample(self, block: Block) -> Sample:
-        recipe, chunk = self._recipe, block.chunk
-        y = recipe.targets(chunk)
-        rows = split(y, recipe.split, recipe.seed, stratified=recipe.task == "classification")
-        return Sample(block.index, block.x, y, rows, chunk.file, chunk.entry, recipe.weights_of(chunk))
+        Parameters
+        ----------
+        after_portion
+            Called after each portion of a pass, to tell of it.
 
+        Raises
+        ------
+        DataFault
+            The training events are all of one class (a regression has none).
+        Leave
+            The training is to go on in another process.
+        """
+        self._after_portion = after_portion
+        self._since = time.monotonic()
+        if self._model.learning == "whole":
+            yield from self._whole()
+        elif self._recipe.standard:
+            yield from self._standard()
+        else:
+            yield from self._per_chunk()
+        if self._recipe.best_model:
+            self._checkpoints.restore_best(self._model)
 
-def split(y: Targets, validation: float, seed: int, stratified: bool = True) -> dict[str, NDArray[np.int64]]:
-    """Split the events of a chunk: a fifth for testing, a share of the rest for validation.
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the last epochs brought no improvement any more."""
+        return self.progress.watch.stops(self._recipe.early_stop)
 
-    Stratified by class, as MLaaS4HEP does it; where a class has too few events for that, not stratified.
+    @property
+    def part_of_pass(self) -> float:
+        """Share of the current pass that is over."""
+        portions = -(-len(self._samples) // MIXED) if self._recipe.standard else 1
+        return min(1.0, self.progress.portions / portions)
 
-    Parameters
-    ----------
-    y
-        Class of each event, shape (events,); of a regression, its targets.
-    validation
-        Share of what is not for testing.
-    seed
-        The same seed gives the same split.
-    stratified
-        Whether by class; targets of a regression are no classes.
-    """
-    everything = np.arange(len(y))
-    rest, test = _cut(everything, y if stratified else None, TEST_SHARE, seed)
-    train, held_back = _cut(rest, y[rest] if stratified else None, validation, seed)
-    return {"train": train, "validation": held_back, "test": test}
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What each pass gave; the one whose model is kept has ``best``."""
+        kept = self.progress.watch.best_epoch if self._recipe.best_model else 0
+        return [
+            {**entry, **({"best": True} if number == kept else {})}
+            for number, entry in enumerate(self.progress.history, 1)
+        ]
 
+    def _per_chunk(self) -> Iterator[Epoch]:
+        """Train on each chunk in turn for all its epochs: MLaaS4HEP's procedure."""
+        progress = self.progress
+        for sample in self._samples.inorder(range(progress.chunk, len(self._samples))):
+            if self._recipe.task == "classification":
+                _check_classes(sample.classes(), f"chunk {sample.index}: ")
+            while progress.epoch < self._epochs and not self.stopped_early:
+                if not progress.portions:
+                    self._fit([sample])
+                yield self._end_epoch([sample], sample.index)
+                self._checkpoints.epoch_is_over(self._model, progress)
+            progress.next_chunk()
 
-def _cut(
-    rows: NDArray[np.int64], y: Targets | None, share: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    from sklearn.model_selection import train_test_split
+    def _standard(self) -> Iterator[Epoch]:
+        """Run every epoch over all chunks, in an order of its own, events of several mixed."""
+        progress = self.progress
+        while progress.epoch < self._epochs and not self.stopped_early:
+            order = np.arange(len(self._samples))
+            np.random.default_rng([self._recipe.seed, progress.epoch + 1]).shuffle(order)
+            inorder = self._samples.inorder(order[progress.portions * MIXED :].tolist())
+            while mixed := list(islice(inorder, MIXED)):
+                self._fit(mixed)
+                mixed.clear()  # or they would be held until the next ones are all there
+            if self._recipe.task == "classification":
+                _check_classes(set(progress.classes))
+            yield self._end_epoch(self._samples, None)
+            self._checkpoints.epoch_is_over(self._model, progress)
 
-    # Not stratified where a class has a single event; nothing set aside where there is too little.
-    for classes in (y, None):
-        with contextlib.suppress(ValueError):
-            first, second = train_test_split(rows, test_size=share, random_state=seed, stratify=classes)
-            return first, second
-    return rows, rows[:0]
+    def _whole(self) -> Iterator[Epoch]:
+        """Train a model that wants all events at once, stage by stage where it has stages."""
+        progress = self.progress
+        if self.stopped_early:
+            return
+        events, weight = self._look_at_all()
+        for values in self._model.fit_whole(self._portions, events):
+            stage, self.passes = int(values.pop("stage")), int(values.pop("stages"))
+            progress.epoch = stage - 1
+            # What the model does not say of the training events is not known.
+            progress.add(Part(events, weight, {"loss": float("nan"), **values}), self._lap())
+            yield self._end_epoch(self._samples, None)
+            self._checkpoints.epoch_is_over(self._model, progress)
+            if self.stopped_early:
+                return
 
+    def _lap(self) -> float:
+        """Return the seconds since this was last called."""
+        before, self._since = self._since, time.monotonic()
+        return self._since - before
 
-def train(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
-    """Train, and yield what each pass gave as soon as it is over.
+    def _portions(self) -> Iterator[Portion]:
+        for sample in self._samples:
+            yield gather([sample], "train", self._recipe)
 
-    The weights trained with are those of the samples, divided by the recipe's ``weight_scale``.
-
-    Raises
-    ------
-    DataFault
-        The training events are all of one class (a regression has none).
-    """
-    return _standard(model, samples, recipe) if recipe.standard else _per_chunk(model, samples, recipe)
-
-
-def _per_chunk(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
-    """Train on each chunk in turn for all its epochs: MLaaS4HEP's procedure."""
-    for sample in samples:
-        if recipe.task == "classification":
-            _check_classes(_classes(sample), f"chunk {sample.index}: ")
-        for number in range(1, recipe.epochs + 1):
-            started = time.monotonic()
-            fitted = _fit(model, [sample], recipe, number)
-            yield _epoch(model, [sample], recipe, number, sample.index, [fitted], started)
-
-
-def _standard(model: TrainedModel, samples: Samples, recipe: Recipe) -> Iterator[Epoch]:
-    """Run every epoch over all chunks, in an order of its own, events of several mixed."""
-    for number in range(1, recipe.epochs + 1):
-        started = time.monotonic()
-        order = np.arange(len(samples.paths))
-        np.random.default_rng([recipe.seed, number]).shuffle(order)
-        fitted = []
+    def _look_at_all(self) -> tuple[int, float]:
+        """Return how many training events there are, and the sum of their weights; check their classes."""
+        events, weight = 0, 0.0
         classes: set[int] = set()
-        inorder = samples.inorder(order.tolist())
-        while mixed := list(islice(inorder, MIXED)):
-            fitted.append(_fit(model, mixed, recipe, number))
-            if recipe.task == "classification":
-                classes = classes.union(*map(_classes, mixed))
-            mixed.clear()  # or they would be held until the next ones are all there
-        if recipe.task == "classification":
+        for sample in self._samples:
+            rows = sample.rows["train"]
+            events += len(rows)
+            weight += len(rows) if sample.weights is None else float(sample.weights[rows].sum())
+            classes |= sample.classes() if self._recipe.task == "classification" else set()
+        if self._recipe.task == "classification":
             _check_classes(classes)
-        yield _epoch(model, samples, recipe, number, None, fitted, started)
+        return events, weight if not self._recipe.weighted else weight / self._recipe.weight_scale
 
+    def _fit(self, samples: Sequence[Sample]) -> None:
+        """Train by one pass over the training events of some chunks, mixed."""
+        progress, recipe = self.progress, self._recipe
+        portion = gather(samples, "train", recipe)
+        # A seed of its own for each epoch and portion, so that a pass can be repeated alone.
+        entropy = [recipe.seed, progress.epoch + 1, samples[0].index]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        held_back = gather(samples, "validation", recipe)[:2] if self._model.own_loop else None
+        values = self._model.fit(portion.x, portion.y, recipe.batch_size, seed, portion.weights, held_back)
+        progress.add(_part(portion, values), self._lap())
+        if recipe.task == "classification":
+            progress.classes = sorted({*progress.classes}.union(*(sample.classes() for sample in samples)))
+        self._after_portion()
+        self._checkpoints.consider(self._model, progress)
 
-def _classes(sample: Sample) -> set[int]:
-    """Return the classes among the training events that count."""
-    rows = sample.rows["train"]
-    if sample.weights is not None:
-        rows = rows[sample.weights[rows] != 0]
-    return set(np.unique(sample.y[rows]).tolist())
+    def _end_epoch(self, samples: Iterable[Sample], chunk: int | None) -> Epoch:
+        """Evaluate on the validation events, put the pass together, and see whether it was the best."""
+        progress = self.progress
+        trained = progress.seconds
+        val_loss, val_auc, val_rmse = _validate(self._model, samples, self._recipe)
+        means = _means(progress.fitted)
+        epoch = Epoch(
+            epoch=progress.epoch + 1,
+            chunk=chunk,
+            loss=means.pop("loss"),
+            metrics=means,
+            val_loss=val_loss,
+            val_auc=val_auc,
+            val_rmse=val_rmse,
+            learning_rate=self._model.learning_rate(),
+            events=sum(part.events for part in progress.fitted),
+            seconds=trained,
+        )
+        progress.history.append(epoch.to_dict())
+        progress.end_epoch(self._lap())
+        self._see(val_loss, val_auc)
+        return epoch
+
+    def _see(self, val_loss: float, val_auc: float | None) -> None:
+        """Keep the model if it is the best so far, and learn in smaller steps if it is time for that."""
+        recipe, watch = self._recipe, self.progress.watch
+        auc = recipe.monitor == "val_auc"
+        least = recipe.early_stop.min_delta if recipe.early_stop else 0.0
+        is_best = watch.see(val_auc if auc else val_loss, len(self.progress.history), auc, least)
+        if is_best and recipe.best_model:
+            self._checkpoints.keep_best(self._model)
+        rate = self._model.learning_rate() if recipe.reduce_lr else None
+        lower = watch.lower(rate, recipe.reduce_lr) if rate is not None and recipe.reduce_lr else None
+        if lower is not None:
+            self._model.set_learning_rate(lower)
+            self.progress.rate = lower
 
 
 def _check_classes(classes: set[int], where: str = "") -> None:
@@ -239,60 +273,12 @@ def _check_classes(classes: set[int], where: str = "") -> None:
         raise DataFault(f"{where}the training events are all of one class ({found}): nothing can be learnt")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Values of some events: how many events, the sum of their weights of mean 1."""
-
-    events: int
-    weight: float
-    values: dict[str, float]
+def _part(portion: Portion, values: dict[str, float]) -> Part:
+    events = len(portion.y)
+    return Part(events, float(events) if portion.weights is None else float(portion.weights.sum()), values)
 
 
-def _weights(sample: Sample, rows: NDArray[np.int64], recipe: Recipe) -> NDArray[np.float64] | None:
-    return None if sample.weights is None else sample.weights[rows] / recipe.weight_scale
-
-
-def _fit(model: TrainedModel, samples: Sequence[Sample], recipe: Recipe, epoch: int) -> _Part:
-    """Train by one pass over the training events of some chunks, mixed."""
-    rows = [sample.rows["train"] for sample in samples]
-    x = np.concatenate([sample.x[mine] for sample, mine in zip(samples, rows, strict=True)])
-    y = np.concatenate([sample.y[mine] for sample, mine in zip(samples, rows, strict=True)])
-    found = [_weights(sample, mine, recipe) for sample, mine in zip(samples, rows, strict=True)]
-    given = [each for each in found if each is not None]
-    weights = np.concatenate(given) if given else None
-    # A seed of its own for each epoch and chunk, so that a pass can be repeated alone.
-    entropy = [recipe.seed, epoch, samples[0].index]
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    values = model.fit(x, y, recipe.batch_size, seed, weights)
-    return _Part(len(y), float(len(y)) if weights is None else float(weights.sum()), values)
-
-
-def _epoch(
-    model: TrainedModel,
-    samples: Samples | Sequence[Sample],
-    recipe: Recipe,
-    number: int,
-    chunk: int | None,
-    fitted: Sequence[_Part],
-    started: float,
-) -> Epoch:
-    """Evaluate on the validation events, and put the pass together."""
-    seconds = time.monotonic() - started
-    val_loss, val_auc = _validate(model, samples, recipe)
-    means = _means(fitted)
-    return Epoch(
-        epoch=number,
-        chunk=chunk,
-        loss=means.pop("loss"),
-        metrics=means,
-        val_loss=val_loss,
-        val_auc=val_auc,
-        events=sum(part.events for part in fitted),
-        seconds=seconds,
-    )
-
-
-def _means(parts: Sequence[_Part]) -> dict[str, float]:
+def _means(parts: Sequence[Part]) -> dict[str, float]:
     """Return the means of several parts over their events; the loss over their weights."""
     events = sum(part.events for part in parts) or 1
     means = {
@@ -304,52 +290,25 @@ def _means(parts: Sequence[_Part]) -> dict[str, float]:
 
 
 def _validate(
-    model: TrainedModel, samples: Samples | Sequence[Sample], recipe: Recipe
-) -> tuple[float, float | None]:
-    parts: list[_Part] = []
+    model: TrainedModel, samples: Iterable[Sample], recipe: Recipe
+) -> tuple[float, float | None, float | None]:
+    """Return loss, AUC and root mean square residual of the validation events, as far as they are defined."""
+    parts: list[Part] = []
     ys: list[NDArray[Any]] = []
-    scores: list[NDArray[Any]] = []
     weights: list[NDArray[Any]] = []
+    scores: list[NDArray[Any]] = []
     for sample in samples:
-        rows = sample.rows["validation"]
-        if len(rows):
-            x, y, w = sample.x[rows], sample.y[rows], _weights(sample, rows, recipe)
-            weight = float(len(rows)) if w is None else float(w.sum())
-            parts.append(_Part(len(rows), weight, {"loss": model.evaluate(x, y, w)["loss"]}))
-            if recipe.task == "classification":
-                ys.append(y)
-                scores.append(model.predict(x))
-                weights += [] if w is None else [w]
+        portion = gather([sample], "validation", recipe)
+        if len(portion.y):
+            loss = model.evaluate(portion.x, portion.y, portion.weights)["loss"]
+            parts.append(_part(portion, {"loss": loss}))
+            scores.append(model.predict(portion.x))
+            ys.append(portion.y)
+            weights += [] if portion.weights is None else [portion.weights]
     if not parts:
-        return float("nan"), None
-    loss = _means(parts)["loss"]
-    if not ys:
-        return loss, None
-    together = np.concatenate(weights) if weights else None
-    return loss, metrics.classification(np.concatenate(ys), np.concatenate(scores), weights=together)["auc"]
-
-
-def score(model: TrainedModel, samples: Samples) -> Scores:
-    """Return the model's scores of all events."""
-    parts = []
-    for sample in samples:
-        which = np.empty(len(sample.y), np.int8)
-        for position, name in enumerate(SPLITS):
-            which[sample.rows[name]] = position
-        weights = np.ones(len(sample.y)) if sample.weights is None else sample.weights
-        parts.append(Scores(model.predict(sample.x), sample.y, which, sample.file, sample.entry, weights))
-    return Scores(
-        *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
-    )
-
-
-def measure(scores: Scores, recipe: Recipe) -> dict[str, metrics.Metrics] | dict[str, metrics.Regression]:
-    """Return the metrics of each split, of the kind that belongs to what was learnt."""
-    parts = {split: scores.of(split) for split in SPLITS}
-    weight = {split: w if recipe.weighted else None for split, (_, _, w) in parts.items()}
+        return float("nan"), None, None
+    loss, y, found = _means(parts)["loss"], np.concatenate(ys), np.concatenate(scores)
+    known = np.concatenate(weights) if weights else None
     if recipe.task == "regression":
-        return {split: metrics.regression(y, found, weight[split]) for split, (y, found, _) in parts.items()}
-    return {
-        split: metrics.classification(y, found, recipe.threshold, weight[split])
-        for split, (y, found, _) in parts.items()
-    }
+        return loss, None, metrics.rmse(y, found, known) if np.isfinite(found).all() else None
+    return loss, metrics.auc(y, found, known), None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -16,26 +17,35 @@ import sklearn.metrics
 from numpy.typing import NDArray
 
 from mlaas_condor.errors import DataFault, ModelFault
+from mlaas_condor.training.curves import (
+    ROC_POINTS,
+    BestThreshold,
+    Passing,
+    PrecisionRecall,
+    Rejection,
+    RocCurve,
+    Scores,
+    Weights,
+    area,
+    roc_curve,
+)
 
-ROC_POINTS = 200
-"""Most points kept of a ROC curve: more than a plot can show, few enough for a page."""
+__all__ = [
+    "QUANTILES",
+    "ROC_POINTS",
+    "Metrics",
+    "Regression",
+    "auc",
+    "classification",
+    "regression",
+    "rmse",
+    "roc_curve",
+]
 
 QUANTILES = (16, 50, 84)
 """Percentiles given of a regression's residuals: the median and what would be one standard deviation."""
 
-Scores = NDArray[np.floating[Any]]
 Truth = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
-Weights = NDArray[np.floating[Any]]
-
-
-class RocCurve(TypedDict):
-    """Share of other classes (``fpr``) and of the class (``tpr``) that pass, as the cut is lowered.
-
-    With negative weights it may turn back in places.
-    """
-
-    fpr: list[float]
-    tpr: list[float]
 
 
 class Metrics(TypedDict):
@@ -44,9 +54,11 @@ class Metrics(TypedDict):
     ``auc`` is one-versus-rest for several classes, averaged over the classes that have events (with
     weights: whose weights, and whose others' weights, add up to more than 0).
     ``confusion_matrix[i][j]`` counts events of class i taken for class j, or adds up their weights;
-    ``report`` is scikit-learn's classification report; ``roc`` has a curve for class 1, or for every
-    class where there are more than two. ``weight_by_class`` and ``negative_weights``, the number of
-    events whose weight is negative, are there where events have weights.
+    ``report`` is scikit-learn's classification report. ``roc``, ``precision_recall``, ``best_threshold``
+    and ``rejection`` are of class 1 against class 0; where there are more than two classes, of every one
+    that has events against the rest. So is ``average_precision``, whose mean is given.
+    ``weight_by_class`` and ``negative_weights``, the number of events whose weight is negative, are there
+    where events have weights.
     """
 
     events: int
@@ -60,6 +72,12 @@ class Metrics(TypedDict):
     confusion_matrix: list[list[int]] | list[list[float]]
     report: dict[str, Any]
     roc: dict[str, RocCurve]
+    auc_by_class: dict[str, float]
+    average_precision: float | None
+    average_precision_by_class: dict[str, float]
+    precision_recall: dict[str, PrecisionRecall]
+    best_threshold: dict[str, BestThreshold]
+    rejection: dict[str, list[Rejection]]
 
 
 class Regression(TypedDict):
@@ -107,29 +125,32 @@ def classification(
     DataFault
         A class has no column of scores, or the shapes do not belong together.
     """
-    y = np.asarray(y_true).astype(np.int64)
-    table = _by_class(y, np.asarray(scores, np.float64))
-    w = _checked(weights, y)
+    y, table, w = _classified(y_true, scores, weights)
     classes = table.shape[1]
     taken = (table[:, 1] >= threshold).astype(np.int64) if classes == 2 else table.argmax(axis=1)
     counts = np.bincount(y, minlength=classes)
     sums = counts if w is None else np.bincount(y, w, minlength=classes)
-    total = float(sums.sum())
-    shown = [1] if classes == 2 else list(range(classes))
-    # Weights that cancel leave a sum that is 0 but for rounding.
-    least = 0.0 if w is None else 1e-9 * float(np.abs(w).sum())
-    curves = {k: table[:, k] for k in shown if sums[k] > least and total - sums[k] > least}
-    areas = [_auc(y == k, column, w) for k, column in curves.items()]
+    known = float(sums.sum()) > 0
+    shown = _shown(y, table, w)
+    areas = {str(k): area(y == k, table[:, k], w) for k in shown}
+    passing = {str(k): Passing.of(y == k, table[:, k], w) for k in shown}
+    precisions = {name: each.average_precision() for name, each in passing.items()}
     measured: Metrics = {
         "events": len(y),
         "events_by_class": {str(k): int(count) for k, count in enumerate(counts)},
         "threshold": float(threshold),
-        "auc": float(np.mean(areas)) if areas else None,
-        "accuracy": float(np.average(taken == y, weights=w)) if total > 0 else None,
-        "log_loss": _log_loss(y, table, w) if total > 0 else None,
+        "auc": _average(areas),
+        "accuracy": float(np.average(taken == y, weights=w)) if known else None,
+        "log_loss": _log_loss(y, table, w) if known else None,
         "confusion_matrix": _confusion(y, taken, classes, w),
-        "report": _report(y, taken, classes, w) if total > 0 else {},
-        "roc": {str(k): roc_curve(y == k, column, w) for k, column in curves.items()},
+        "report": _report(y, taken, classes, w) if known else {},
+        "roc": {str(k): roc_curve(y == k, table[:, k], w) for k in shown},
+        "auc_by_class": areas,
+        "average_precision": _average(precisions),
+        "average_precision_by_class": precisions,
+        "precision_recall": {name: each.precision_recall() for name, each in passing.items()},
+        "best_threshold": {name: each.best_threshold() for name, each in passing.items()},
+        "rejection": {name: each.rejection() for name, each in passing.items()},
     }
     if w is not None:
         measured["weight_by_class"] = {str(k): float(weight) for k, weight in enumerate(sums)}
@@ -137,17 +158,32 @@ def classification(
     return measured
 
 
-def roc_curve(is_class: NDArray[np.bool_], scores: Scores, weights: Weights | None = None) -> RocCurve:
-    """Return a ROC curve of at most ``ROC_POINTS`` points, from (0, 0) to (1, 1).
+def auc(y_true: Truth, scores: Scores, weights: Weights | None = None) -> float | None:
+    """Return the AUC alone, as ``classification`` has it, at a fraction of its cost; raises as that does."""
+    y, table, w = _classified(y_true, scores, weights)
+    return _average({str(k): area(y == k, table[:, k], w) for k in _shown(y, table, w)})
 
-    Points are left out evenly along the curve, so that steep parts keep their share.
-    """
-    fpr, tpr, _ = sklearn.metrics.roc_curve(is_class, scores, sample_weight=weights)
-    way = fpr + tpr
-    if np.any(np.diff(way) < 0):  # negative weights: the length of the way, back and forth
-        way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(fpr)) + np.abs(np.diff(tpr)))])
-    kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], ROC_POINTS)))
-    return {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist()}
+
+def _classified(
+    y_true: Truth, scores: Scores, weights: Weights | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return classes, scores with a column a class, and weights, after checking them."""
+    y = np.asarray(y_true).astype(np.int64)
+    return y, _by_class(y, np.asarray(scores, np.float64)), _checked(weights, y)
+
+
+def _shown(y: NDArray[np.int64], table: NDArray[np.float64], w: NDArray[np.float64] | None) -> list[int]:
+    """Return the classes that can be told from the rest: class 1 of two, those that have events of more."""
+    classes = table.shape[1]
+    sums = np.bincount(y, w, minlength=classes)
+    # Weights that cancel leave a sum that is 0 but for rounding.
+    least = 0.0 if w is None else 1e-9 * float(np.abs(w).sum())
+    candidates = [1] if classes == 2 else range(classes)
+    return [k for k in candidates if sums[k] > least and sums.sum() - sums[k] > least]
+
+
+def _average(by_class: Mapping[str, float]) -> float | None:
+    return float(np.mean(list(by_class.values()))) if by_class else None
 
 
 def regression(y_true: Truth, predicted: Scores, weights: Weights | None = None) -> Regression:
@@ -167,12 +203,7 @@ def regression(y_true: Truth, predicted: Scores, weights: Weights | None = None)
     DataFault
         The shapes do not belong together.
     """
-    y, found = np.asarray(y_true, np.float64), np.asarray(predicted, np.float64)
-    if y.ndim != 1 or found.shape != y.shape:
-        raise DataFault(f"predictions of shape {found.shape} do not belong to targets of shape {y.shape}")
-    wrong = np.count_nonzero(~np.isfinite(found))
-    if wrong:
-        raise _diverged("prediction", wrong, len(y))
+    y, found = _regressed(y_true, predicted)
     checked = _checked(weights, y)
     w = np.ones(len(y)) if checked is None else checked
     total = float(w.sum())
@@ -193,6 +224,24 @@ def regression(y_true: Truth, predicted: Scores, weights: Weights | None = None)
         measured["weight"] = total
         measured["negative_weights"] = int(np.count_nonzero(w < 0))
     return measured
+
+
+def rmse(y_true: Truth, predicted: Scores, weights: Weights | None = None) -> float | None:
+    """Return the root mean square residual alone; parameters and errors as of ``regression``."""
+    y, found = _regressed(y_true, predicted)
+    checked = _checked(weights, y)
+    return _root(_mean((found - y) ** 2, np.ones(len(y)) if checked is None else checked))
+
+
+def _regressed(y_true: Truth, predicted: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return true and predicted values after checking them."""
+    y, found = np.asarray(y_true, np.float64), np.asarray(predicted, np.float64)
+    if y.ndim != 1 or found.shape != y.shape:
+        raise DataFault(f"predictions of shape {found.shape} do not belong to targets of shape {y.shape}")
+    wrong = np.count_nonzero(~np.isfinite(found))
+    if wrong:
+        raise _diverged("prediction", wrong, len(y))
+    return y, found
 
 
 def _checked(
@@ -245,15 +294,6 @@ def _by_class(y: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.f
     if wrong:
         raise _diverged("score", wrong, len(y))
     return table
-
-
-def _auc(is_class: NDArray[np.bool_], scores: NDArray[np.float64], w: NDArray[np.float64] | None) -> float:
-    if w is None or (w >= 0).all():
-        return float(sklearn.metrics.roc_auc_score(is_class, scores, sample_weight=w))
-    # scikit-learn integrates only curves that never turn back. The trapezoids add up to the weighted share
-    # of ordered pairs whatever the signs.
-    fpr, tpr, _ = sklearn.metrics.roc_curve(is_class, scores, sample_weight=w)
-    return float(np.trapezoid(tpr, fpr))
 
 
 def _log_loss(

@@ -57,6 +57,10 @@ class ModelFile:
         The library that trains the model; ``keras2`` is Keras 2 as packaged in ``tf_keras``.
     takes_idim
         Whether ``model`` is called with the number of columns.
+    keywords
+        Further arguments of ``model`` that may be given by name; None: any.
+    names
+        Names that the file imports from the framework, to guess what it makes.
     reason
         Why this framework, in a sentence for the user; empty where the imports say it all.
     old_optimizers
@@ -66,6 +70,8 @@ class ModelFile:
     path: Path
     framework: Framework
     takes_idim: bool
+    keywords: tuple[str, ...] | None = ()
+    names: frozenset[str] = frozenset()
     reason: str = ""
     old_optimizers: bool = False
 
@@ -80,7 +86,8 @@ def check(path: Path) -> ModelFile:
         number of columns or with nothing, or imports no framework known here.
     """
     tree = _parse(path)
-    takes_idim = _takes_idim(path, _find_function(path, tree))
+    function = _find_function(path, tree)
+    takes_idim = _takes_idim(path, function)
     framework = _find_framework(path, tree)
     reason = ""
     if framework == "keras":
@@ -95,7 +102,10 @@ def check(path: Path) -> ModelFile:
             framework = "keras2"
             reason = f"{path.name}: {LEGACY_VARIABLE}=1 is set; trained with tf_keras (Keras 2)"
     old_optimizers = framework == "keras2" and keras2.uses_decay(tree)
-    return ModelFile(path, framework, takes_idim, reason, old_optimizers)
+    names = frozenset(_used_names(tree))
+    return ModelFile(
+        path, framework, takes_idim, _keywords(function, takes_idim), names, reason, old_optimizers
+    )
 
 
 def _parse(path: Path) -> ast.Module:
@@ -164,6 +174,24 @@ def _takes_idim(path: Path, function: ast.FunctionDef) -> bool:
             "further arguments need a default"
         )
     return bool(required) or positional[:1] == ["idim"]
+
+
+def _keywords(function: ast.FunctionDef, takes_idim: bool) -> tuple[str, ...] | None:
+    """Return the names of the arguments beside the number of columns; None where it takes any."""
+    arguments = function.args
+    if arguments.kwarg:
+        return None
+    named = [argument.arg for argument in (*arguments.args, *arguments.kwonlyargs)]
+    first = len(arguments.posonlyargs) == 0 and takes_idim
+    return tuple(named[1:] if first else named)
+
+
+def _used_names(tree: ast.Module) -> set[str]:
+    """Return the names that stand for classes and functions in a file, imported or reached by a dot."""
+    imported = {
+        name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names
+    }
+    return imported | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
 def _find_framework(path: Path, tree: ast.Module) -> Framework:

@@ -11,16 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mlaas_condor.data.chunkfile import Chunk, read_carried
+from mlaas_condor.data.chunkfile import Chunk, read, read_carried
 from mlaas_condor.data.features import Normalise
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import DataFault
 from mlaas_condor.jsonfile import JsonFile
+from mlaas_condor.params import MODEL_PREFIX, CheckpointEvery, EarlyStop, Plateau
 
 MOST_CLASSES = 100
 FEWEST = 5  # events of a class: with fewer, the split leaves none for training or for testing
 
 Task = Literal["classification", "regression"]
+_FIELDS = {"nan": "padding"}
+"""Keys of params.json that have another name here."""
 
 
 class Recipe(JsonFile):
@@ -30,8 +33,8 @@ class Recipe(JsonFile):
     ----------
     name
         Name of the run.
-    model
-        Name of the user's model file.
+    model, modules
+        Name of the user's model file; of modules and packages of the user's own that it imports.
     task
         What is learnt: the class of an event, or a number.
     labels
@@ -60,12 +63,28 @@ class Recipe(JsonFile):
         Value of padding before normalising; None: 0 after it.
     threshold
         Score above which an event counts as signal.
-    threads
-        CPUs the job asked for.
+    threads, gpus
+        CPUs and GPUs the job asked for.
+    test
+        Share of the events that is never trained on.
+    validation_files, test_files
+        Positions of the input files whose events validate or test; empty: a share of all does.
+    early_stop, best_model, monitor, reduce_lr, class_weights, checkpoint
+        As in params.json.
+    class_factors
+        Factor to the loss of the training events of each class; empty where all count the same.
+    arguments
+        Keyword arguments of the user's function ``model``.
+    folds, fold
+        Parts of a cross-validation, and the one that tests; None for none.
+    variants
+        What each training of the run has of its own, where there are several: keys of params.json,
+        ``model.…``, ``fold``.
     """
 
     name: str
     model: str
+    modules: list[str] = Field(default_factory=list)
     task: Task = "classification"
     labels: list[int]
     label_branch: str = ""
@@ -84,11 +103,40 @@ class Recipe(JsonFile):
     seed: int
     verbose: int
     threads: int
+    gpus: int = 0
+    test: float = 0.2
+    validation_files: list[int] = Field(default_factory=list)
+    test_files: list[int] = Field(default_factory=list)
+    early_stop: EarlyStop | None = None
+    best_model: bool = False
+    monitor: Literal["val_loss", "val_auc"] = "val_loss"
+    reduce_lr: Plateau | None = None
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    class_factors: list[float] = Field(default_factory=list)
+    checkpoint: CheckpointEvery = CheckpointEvery(seconds=1800)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    folds: int | None = None
+    fold: int | None = None
+    variants: list[dict[str, Any]] = Field(default_factory=list)
 
     @property
     def weighted(self) -> bool:
         """Whether events have weights."""
         return bool(self.weights or self.weight_branch)
+
+    def variant(self, number: int) -> Recipe:
+        """Return the recipe of one of several trainings."""
+        if not self.variants:
+            return self
+        own = self.variants[number]
+        update = {
+            _FIELDS.get(key, key): value for key, value in own.items() if not key.startswith(MODEL_PREFIX)
+        }
+        if "training" in own:
+            update["standard"] = update.pop("training") == "standard"
+        made = {key.removeprefix(MODEL_PREFIX): own[key] for key in own if key.startswith(MODEL_PREFIX)}
+        plain = self.model_dump() | update | {"arguments": {**self.arguments, **made}}
+        return Recipe.model_validate(plain)
 
     def targets(self, chunk: Chunk) -> NDArray[np.int64] | NDArray[np.float64]:
         """Return the class of each event of a chunk, or what a regression is to predict, shape (events,).
@@ -168,6 +216,27 @@ class Recipe(JsonFile):
                 f"too few events are left: {found}; {needed} are needed"
                 + ("" if self.standard else ', fewer with "training": "standard"')
             )
+
+    def with_class_factors(self, chunks: Iterable[Path]) -> Recipe:
+        """Return the recipe with a factor for each class, as ``class_weights`` asks for it.
+
+        ``balanced`` gives every class the same sum of weights, and leaves that of all events as it is.
+        """
+        if self.class_weights is None or self.task == "regression":
+            return self
+        if self.class_weights != "balanced":
+            factors = [self.class_weights.get(name, 1.0) for name in self.classes]
+            return self.model_copy(update={"class_factors": factors})
+        sums = np.zeros(len(self.classes))
+        for path in chunks:
+            chunk = read(path, with_events=False)
+            sums += np.bincount(self.targets(chunk).astype(int), self.weights_of(chunk), len(sums))
+        if not (sums > 0).all():
+            poor = ", ".join(
+                f"{total:g} of {name}" for name, total in zip(self.classes, sums, strict=True) if total <= 0
+            )
+            raise DataFault(f"classes cannot be balanced: the weights of their events add up to {poor}")
+        return self.model_copy(update={"class_factors": (sums.sum() / len(sums) / sums).tolist()})
 
     def label_of(self, file: int) -> str:
         """Return what a person would call the label of an input file."""

@@ -94,7 +94,10 @@ def test_device_alone_asks_for_one_gpu_of_any_kind():
 def test_rate_of_files_is_declared_so_that_a_failing_job_brings_its_messages():
     for stage in STAGES:
         text = render()[f"{stage}.sub"]
-        assert "when_to_transfer_output = ON_EXIT\n" in text and "transfer_output_files   = output/\n" in text
+        if stage == "train":  # its checkpoints come back as well, and when it is evicted
+            assert "= ON_EXIT_OR_EVICT\n" in text and "= output/, checkpoint.$(task)\n" in text
+        else:
+            assert "= ON_EXIT\n" in text and "transfer_output_files   = output/\n" in text
         assert "should_transfer_files   = YES\n" in text and 'My.MLaaSRun           = "tth_1"' in text
 
 

@@ -56,7 +56,8 @@ def starts(names, prefixes):
 @pytest.mark.parametrize("path", [*part("mlaas_condor.data"), *part("mlaas_condor.training")])
 def test_data_and_training_know_nothing_of_htcondor_or_of_those_above(path):
     above = [
-        f"mlaas_condor.{name}" for name in ("batch", "workflow", "cli", "local", "prepare", "stages", "run")
+        f"mlaas_condor.{name}"
+        for name in ("batch", "workflow", "cli", "local", "prepare", "stages", "run", "inference")
     ]
     assert starts(imports(path), [*above, "htcondor", "classad"]) == []
 

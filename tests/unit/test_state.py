@@ -16,9 +16,11 @@ trainings = st.builds(
     epochs=st.integers(1, 10**6),
     loss=numbers,
     val_loss=numbers,
-    val_auc=st.none() | st.floats(0, 1).map(lambda value: round(value, 4)),
+    value=st.none() | st.floats(0, 1).map(lambda value: round(value, 4)),
     rate=st.integers(0, 10**8).map(float),
     left=st.integers(0, 10**6).map(float),
+    metric=st.sampled_from(["AUC", "RMSE"]),
+    percent=st.none() | st.integers(0, 100),
 )
 
 
@@ -31,7 +33,7 @@ def test_the_last_training_of_a_log_is_read_back(first, last):
 def test_a_diverged_training_is_read_back_too():
     text = str(Training(1, 2, float("nan"), float("inf"), None, 10.0, 3.0))
     found = Training.last_of(text)
-    assert found.loss != found.loss and found.val_loss == float("inf") and found.val_auc is None
+    assert found.loss != found.loss and found.val_loss == float("inf") and found.value is None
 
 
 def test_a_log_without_a_pass_has_none():

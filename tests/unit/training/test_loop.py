@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,13 +14,27 @@ from mlaas_condor.data import chunkfile
 from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import BranchSpecs, Specs
 from mlaas_condor.errors import DataFault
-from mlaas_condor.training import loop
+from mlaas_condor.training import loop, metrics
+from mlaas_condor.training.checkpoints import Checkpoints
 from mlaas_condor.training.recipe import Recipe, classes_of
+from mlaas_condor.training.samples import Sample, Samples
+from mlaas_condor.training.scoring import measure, score
+from mlaas_condor.training.splitting import SPLITS, split
 
 FILES = 3
 
 
-class Means:
+class InPasses:
+    """What a model has that learns in passes and has no learning rate."""
+
+    learning = "passes"
+    own_loop = False
+
+    def learning_rate(self):
+        return None
+
+
+class Means(InPasses):
     """A model that scores an event by the nearer class mean, and remembers which events it was given."""
 
     def __init__(self):
@@ -25,7 +42,7 @@ class Means:
         self.sums = np.zeros(2)
         self.counts = np.zeros(2)
 
-    def fit(self, x, y, batch_size, shuffle_seed=None, weights=None):
+    def fit(self, x, y, batch_size, shuffle_seed=None, weights=None, validation=None):
         self.fitted.append((x[:, 1].astype(int), shuffle_seed))
         for k in (0, 1):
             self.sums[k] += x[y == k, 0].sum()
@@ -38,6 +55,19 @@ class Means:
     def predict(self, x):
         low, high = self.sums / np.maximum(self.counts, 1)
         return (x[:, 0] > (low + high) / 2).astype(np.float32)
+
+
+def trained(model, made, recipe):
+    """Train without any interruption."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), "", recipe.checkpoint)
+        yield from loop.Trainer(model, made, recipe, checkpoints).run()
+
+
+def parts_of(y, validation, seed, **changes):
+    """Split events that are all of one file."""
+    recipe = make_recipe(split=validation, seed=seed, **changes)
+    return split(np.asarray(y), np.zeros(len(y), np.uint32), recipe)
 
 
 def make_recipe(**changes):
@@ -69,7 +99,7 @@ def samples(tmp_path):
 
     def make(scratch=None, **changes):
         recipe = make_recipe(**changes)
-        return loop.Samples(paths, columns, recipe, scratch), recipe
+        return Samples(paths, columns, recipe, scratch), recipe
 
     return make
 
@@ -80,21 +110,21 @@ def samples(tmp_path):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_every_event_is_in_exactly_one_part(y, validation, seed):
-    parts = loop.split(np.array(y), validation, seed)
+    parts = parts_of(y, validation, seed)
     together = np.sort(np.concatenate(list(parts.values())))
     np.testing.assert_array_equal(together, np.arange(len(y)))
 
 
 def test_parts_have_their_shares_of_every_class():
     y = np.repeat([0, 1], [4000, 1000])
-    parts = loop.split(y, 0.25, 1)
-    assert [len(parts[name]) for name in loop.SPLITS] == [3000, 1000, 1000]
-    assert [y[parts[name]].mean() for name in loop.SPLITS] == [0.2, 0.2, 0.2]
+    parts = parts_of(y, 0.25, 1)
+    assert [len(parts[name]) for name in SPLITS] == [3000, 1000, 1000]
+    assert [y[parts[name]].mean() for name in SPLITS] == [0.2, 0.2, 0.2]
 
 
 def test_the_split_depends_on_the_seed_only():
     y = np.arange(500) % 2
-    same, again, other = (loop.split(y, 0.2, seed)["test"] for seed in (3, 3, 4))
+    same, again, other = (parts_of(y, 0.2, seed)["test"] for seed in (3, 3, 4))
     np.testing.assert_array_equal(same, again)
     assert not np.array_equal(same, other)
 
@@ -103,7 +133,7 @@ def test_standard_runs_every_epoch_over_all_chunks_in_an_order_of_its_own(sample
     monkeypatch.setattr(loop, "MIXED", 1)
     made, recipe = samples()
     model = Means()
-    history = list(loop.train(model, made, recipe))
+    history = list(trained(model, made, recipe))
     assert [(epoch.epoch, epoch.chunk) for epoch in history] == [(1, None), (2, None), (3, None)]
     orders = [[int(rows[0] // 1000) for rows, _ in model.fitted[3 * i : 3 * i + 3]] for i in range(3)]
     assert all(sorted(order) == [0, 1, 2] for order in orders)
@@ -115,7 +145,7 @@ def test_standard_mixes_the_events_of_several_chunks(samples, monkeypatch):
     monkeypatch.setattr(loop, "MIXED", 2)
     made, recipe = samples()
     model = Means()
-    history = list(loop.train(model, made, recipe))
+    history = list(trained(model, made, recipe))
     chunks = [sorted({int(number) // 1000 for number in rows}) for rows, _ in model.fitted]
     assert [len(each) for each in chunks] == [2, 1] * 3
     assert all(sorted(chunks[2 * i] + chunks[2 * i + 1]) == [0, 1, 2] for i in range(3))
@@ -125,7 +155,7 @@ def test_standard_mixes_the_events_of_several_chunks(samples, monkeypatch):
 def test_otherwise_each_chunk_is_trained_for_all_its_epochs(samples):
     made, recipe = samples(standard=False)
     model = Means()
-    history = list(loop.train(model, made, recipe))
+    history = list(trained(model, made, recipe))
     assert [(epoch.chunk, epoch.epoch) for epoch in history] == [(c, e) for c in range(3) for e in (1, 2, 3)]
     assert [int(rows[0] // 1000) for rows, _ in model.fitted] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
@@ -134,19 +164,19 @@ def test_otherwise_each_chunk_is_trained_for_all_its_epochs(samples):
 def test_test_and_validation_events_are_never_trained_on(samples, standard):
     made, recipe = samples(standard=standard)
     model = Means()
-    history = list(loop.train(model, made, recipe))
-    trained = {number for rows, _ in model.fitted for number in rows.tolist()}
+    history = list(trained(model, made, recipe))
+    seen = {number for rows, _ in model.fitted for number in rows.tolist()}
     for sample in made:
         numbers = sample.x[:, 1].astype(int)
-        assert trained.issuperset(numbers[sample.rows["train"]].tolist())
-        assert trained.isdisjoint(numbers[sample.rows["test"]].tolist())
-        assert trained.isdisjoint(numbers[sample.rows["validation"]].tolist())
+        assert seen.issuperset(numbers[sample.rows["train"]].tolist())
+        assert seen.isdisjoint(numbers[sample.rows["test"]].tolist())
+        assert seen.isdisjoint(numbers[sample.rows["validation"]].tolist())
     assert history[-1].val_auc == 1.0, "the classes are well apart"
 
 
 def test_losses_are_means_over_events_not_over_chunks(samples):
     made, recipe = samples(epochs=1)
-    (epoch,) = loop.train(Means(), made, recipe)
+    (epoch,) = trained(Means(), made, recipe)
     held_back = [len(sample.rows["validation"]) for sample in made]
     # The model's loss of a chunk is its number of events.
     assert epoch.val_loss == pytest.approx(sum(n * n for n in held_back) / sum(held_back))
@@ -157,20 +187,20 @@ def test_losses_are_means_over_events_not_over_chunks(samples):
 def test_scores_name_every_event_once(samples):
     made, recipe = samples()
     model = Means()
-    list(loop.train(model, made, recipe))
-    scores = loop.score(model, made)
+    list(trained(model, made, recipe))
+    scores = score(model, made)
     assert len(scores.y) == 303
-    assert sum(len(scores.of(split)[0]) for split in loop.SPLITS) == 303
+    assert sum(len(scores.of(each)[0]) for each in SPLITS) == 303
     np.testing.assert_array_equal(scores.y, (scores.source > 0).astype(int))
-    y, score, _ = scores.of("test")
-    np.testing.assert_array_equal(score, y)
+    y, found, _ = scores.of("test")
+    np.testing.assert_array_equal(found, y)
 
 
 @pytest.mark.parametrize("standard", [True, False])
 def test_one_class_only_cannot_be_trained(samples, standard):
     made, recipe = samples(standard=standard, labels=[1, 1, 1])
     with pytest.raises(DataFault, match="all of one class \\(1\\)"):
-        list(loop.train(Means(), made, recipe))
+        list(trained(Means(), made, recipe))
 
 
 def test_samples_are_the_same_whether_matrices_are_kept_or_not(samples, tmp_path):
@@ -192,25 +222,28 @@ class Made:
         for index in range(3):
             x = np.random.default_rng(index).random((200, 2), dtype=np.float32)
             y = truth(x)
-            rows = loop.split(y, recipe.split, recipe.seed, recipe.task == "classification")
+            rows = split(y, np.zeros(200, np.uint32), recipe)
             weights = None if weigh is None else weigh(x)
             where = np.zeros(200, np.uint32), np.arange(200)
-            self._samples.append(loop.Sample(index, x, y, rows, *where, weights))
+            self._samples.append(Sample(index, x, y, rows, *where, weights))
 
     def __iter__(self):
         return self.inorder(range(3))
+
+    def __len__(self):
+        return 3
 
     def inorder(self, order):
         return (self._samples[index] for index in order)
 
 
-class Line:
+class Line(InPasses):
     """A regression, or a score, without learning: the first column; its losses are squares."""
 
     def __init__(self):
         self.given = []
 
-    def fit(self, x, y, batch_size, shuffle_seed=None, weights=None):
+    def fit(self, x, y, batch_size, shuffle_seed=None, weights=None, validation=None):
         self.given.append(weights)
         return {**self.evaluate(x, y, weights), "own": float(len(x))}
 
@@ -226,8 +259,8 @@ def above(x):
     return (x[:, 0] + 0.3 * x[:, 1] > 0.6).astype(np.int64)
 
 
-def together(made, split):
-    parts = [(s.x[s.rows[split]], s.y[s.rows[split]], s.weights[s.rows[split]]) for s in made]
+def together(made, which):
+    parts = [(s.x[s.rows[which]], s.y[s.rows[which]], s.weights[s.rows[which]]) for s in made]
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
@@ -244,7 +277,7 @@ def test_weights_are_trained_with_in_units_of_their_scale(standard):
     made = Made(recipe, above, lambda x: 1000 * x[:, 1].astype(float))
     recipe = recipe.model_copy(update={"weight_scale": 500.0})
     model = Line()
-    list(loop.train(model, made, recipe))
+    list(trained(model, made, recipe))
     _, _, raw = together(made, "train")
     assert np.sort(np.concatenate(model.given)) == pytest.approx(np.sort(raw) / 500)
 
@@ -252,12 +285,12 @@ def test_weights_are_trained_with_in_units_of_their_scale(standard):
 def test_losses_and_auc_are_weighted_means():
     recipe = make_recipe(epochs=1, weight_branch="w", weight_scale=7.0)
     made = Made(recipe, above, lambda x: np.where(x[:, 1] > 0.2, 3.0 * x[:, 1], -0.1))
-    (epoch,) = loop.train(Line(), made, recipe)
-    for split, loss in (("train", epoch.loss), ("validation", epoch.val_loss)):
-        x, y, w = together(made, split)
-        assert loss == pytest.approx(np.average((x[:, 0] - y) ** 2, weights=w)), split
+    (epoch,) = trained(Line(), made, recipe)
+    for which, loss in (("train", epoch.loss), ("validation", epoch.val_loss)):
+        x, y, w = together(made, which)
+        assert loss == pytest.approx(np.average((x[:, 0] - y) ** 2, weights=w)), which
     x, y, w = together(made, "validation")
-    expected = loop.metrics.classification(y, x[:, 0], weights=w)["auc"]
+    expected = metrics.classification(y, x[:, 0], weights=w)["auc"]
     assert epoch.val_auc == pytest.approx(expected)
     counts = [len(s.rows["train"]) for s in made]
     assert epoch.metrics == {"own": sum(counts)}  # all three chunks are one pass of the model
@@ -266,13 +299,13 @@ def test_losses_and_auc_are_weighted_means():
 def test_events_of_weight_zero_are_as_if_left_out():
     recipe = make_recipe(epochs=1, weight_branch="w")
     made = Made(recipe, above, lambda x: (x[:, 1] > 0.4).astype(float))
-    (epoch,) = loop.train(Line(), made, recipe)
+    (epoch,) = trained(Line(), made, recipe)
     x, y, w = together(made, "validation")
     kept = w > 0
     assert epoch.val_loss == pytest.approx(np.mean((x[kept, 0] - y[kept]) ** 2))
-    assert epoch.val_auc == pytest.approx(loop.metrics.classification(y[kept], x[kept, 0])["auc"])
-    measured = loop.measure(loop.score(Line(), made), recipe)["validation"]
-    alone = loop.metrics.classification(y[kept], x[kept, 0])
+    assert epoch.val_auc == pytest.approx(metrics.classification(y[kept], x[kept, 0])["auc"])
+    measured = measure(score(Line(), made), recipe)["validation"]
+    alone = metrics.classification(y[kept], x[kept, 0])
     assert measured["accuracy"] == pytest.approx(alone["accuracy"])
     assert measured["confusion_matrix"] == alone["confusion_matrix"]
 
@@ -282,12 +315,12 @@ def test_a_class_without_weight_is_no_class(standard):
     recipe = make_recipe(standard=standard, weight_branch="w")
     made = Made(recipe, above, lambda x: above(x).astype(float))
     with pytest.raises(DataFault, match="all of one class \\(1\\)"):
-        list(loop.train(Line(), made, recipe))
+        list(trained(Line(), made, recipe))
 
 
 def test_weights_that_add_up_to_less_than_nothing_leave_no_loss():
     recipe = make_recipe(epochs=1, weight_branch="w")
-    (epoch,) = loop.train(Line(), Made(recipe, above, lambda x: -np.ones(len(x))), recipe)
+    (epoch,) = trained(Line(), Made(recipe, above, lambda x: -np.ones(len(x))), recipe)
     assert np.isnan([epoch.loss, epoch.val_loss]).all()
     assert epoch.val_auc is None
 
@@ -302,12 +335,12 @@ def test_a_regression_has_losses_and_no_auc(standard, weigh):
     recipe = make_recipe(standard=standard, task="regression", labels=[], classes=[], label_branch="m")
     recipe = recipe.model_copy(update={"weight_branch": "w" if weigh else ""})
     made = Made(recipe, truth, weigh)
-    history = list(loop.train(Line(), made, recipe))
+    history = list(trained(Line(), made, recipe))
     assert all(epoch.val_auc is None for epoch in history)
     assert all(0 < epoch.val_loss < 4 for epoch in history)
-    scores = loop.score(Line(), made)
+    scores = score(Line(), made)
     assert scores.y.dtype == np.float64
-    measured = loop.measure(scores, recipe)
+    measured = measure(scores, recipe)
     x = np.concatenate([s.x[s.rows["test"]] for s in made])
     w = None if weigh is None else weigh(x)
     assert measured["test"]["bias"] == pytest.approx(np.average(x[:, 0] - truth(x), weights=w))
@@ -317,31 +350,31 @@ def test_a_regression_has_losses_and_no_auc(standard, weigh):
 def test_a_constant_target_can_be_trained_on():
     recipe = make_recipe(task="regression", labels=[], classes=[], label_branch="m", epochs=1)
     made = Made(recipe, lambda x: np.ones(len(x)))
-    (epoch,) = loop.train(Line(), made, recipe)
+    (epoch,) = trained(Line(), made, recipe)
     assert np.isfinite(epoch.loss)
-    assert loop.measure(loop.score(Line(), made), recipe)["test"]["r2"] is None
+    assert measure(score(Line(), made), recipe)["test"]["r2"] is None
 
 
 def test_targets_of_a_regression_are_not_split_like_classes():
     y = np.repeat([0.0, 1.0], [990, 10])
-    plain = loop.split(y, 0.25, 1, stratified=False)
-    other = loop.split(np.arange(1000.0), 0.25, 1, stratified=False)
-    assert all(np.array_equal(plain[name], other[name]) for name in loop.SPLITS)
-    assert [len(plain[name]) for name in loop.SPLITS] == [600, 200, 200]
+    plain = parts_of(y, 0.25, 1, task="regression")
+    other = parts_of(np.arange(1000.0), 0.25, 1, task="regression")
+    assert all(np.array_equal(plain[name], other[name]) for name in SPLITS)
+    assert [len(plain[name]) for name in SPLITS] == [600, 200, 200]
 
 
 def test_scores_have_the_weights_as_given_and_ones_without():
     recipe = make_recipe(weight_branch="w", weight_scale=3.0)
-    weighted = loop.score(Line(), Made(recipe, above, lambda x: x[:, 1].astype(float)))
-    plain = loop.score(Line(), Made(recipe, above))
+    weighted = score(Line(), Made(recipe, above, lambda x: x[:, 1].astype(float)))
+    plain = score(Line(), Made(recipe, above))
     assert weighted.weight.dtype == plain.weight.dtype == np.float64
     assert plain.weight.tolist() == [1.0] * 600
     np.testing.assert_array_equal(
         weighted.weight[:200], np.random.default_rng(0).random((200, 2), "f4")[:, 1]
     )
     assert len(weighted.of("test")[2]) == 120
-    assert "weight_by_class" not in loop.measure(plain, make_recipe())["test"]
-    assert "weight_by_class" in loop.measure(weighted, recipe)["test"]
+    assert "weight_by_class" not in measure(plain, make_recipe())["test"]
+    assert "weight_by_class" in measure(weighted, recipe)["test"]
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,51 @@ def test_a_class_without_events_is_told_before_chunks_are_made():
     recipe = make(labels=[0, 1], classes=["b", "s"])
     with pytest.raises(DataFault, match="0 of label 's'"):
         recipe.check_events(Specs(flat={}, jagged={}, kept=[kept(0, 500)]), 1)
+
+
+@pytest.fixture
+def chunks(tmp_path):
+    """Two chunk files with a branch of weights and one of labels."""
+    from mlaas_condor.data import chunkfile
+
+    paths = []
+    for index in range(2):
+        file = np.array([0, 0, 0, 1, 2], np.uint32)
+        carried = {"w": np.array([1.0, 2.0, 1.0, 3.0, 1.0]), "kind": np.array([5, 5, 5, 7, 7])}
+        made = chunkfile.Chunk({"x": np.zeros(5, np.float32)}, file, np.arange(5), carried)
+        paths.append(tmp_path / f"chunk-{index}.zip")
+        chunkfile.write(paths[-1], made)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [10 / 2 / 6, 10 / 2 / 4]),  # six events of class 0, four of class 1
+        ({"weight_branch": "w"}, [1.0, 1.0]),  # whose weights are the same already
+        ({"weights": [1.0, 1.0, 2.0]}, [12 / 2 / 6, 12 / 2 / 6]),
+    ],
+)
+def test_balanced_classes_have_the_same_sum_of_weights(chunks, changes, expected):
+    assert make(class_weights="balanced", **changes).with_class_factors(
+        chunks
+    ).class_factors == pytest.approx(expected)
+
+
+def test_classes_of_a_branch_are_balanced_too(chunks):
+    recipe = make(labels=[], classes=[], label_branch="kind", class_weights="balanced").with_classes_of(
+        chunks
+    )
+    assert recipe.with_class_factors(chunks).class_factors == pytest.approx([10 / 2 / 6, 10 / 2 / 4])
+
+
+def test_factors_are_of_classes_by_name(chunks):
+    recipe = make(classes=["QCD", "ttH"], class_weights={"ttH": 3.0})
+    assert recipe.with_class_factors(chunks).class_factors == [1.0, 3.0]
+    assert make().with_class_factors(chunks).class_factors == []
+
+
+def test_a_class_without_weight_cannot_be_balanced(chunks):
+    recipe = make(class_weights="balanced", weights=[0.0, 1.0, 1.0])
+    with pytest.raises(DataFault, match=r"cannot be balanced.* 0 of 0"):
+        recipe.with_class_factors(chunks)

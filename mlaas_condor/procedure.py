@@ -1,0 +1,218 @@
+"""How a run trains: what the request says of it, checked against its files, labels and model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mlaas_condor.errors import Problem
+from mlaas_condor.lists import Lists
+from mlaas_condor.params import MODEL_PREFIX, Metrics, Params, SplitFiles
+from mlaas_condor.reading import join_path, nearest
+from mlaas_condor.request import Request
+from mlaas_condor.survey import Surveyed
+from mlaas_condor.training.models import ModelFile, companions
+from mlaas_condor.training.recipe import Recipe, classes_of
+
+MOST_TRAININGS = 1000
+_KINDS = ("Classifier", "Regressor")
+IN_PARTS = frozenset(
+    [f"{family}{kind}" for family in ("MLP", "SGD", "PassiveAggressive") for kind in _KINDS]
+    + [f"{family}NB" for family in ("Gaussian", "Bernoulli", "Multinomial", "Complement", "Categorical")]
+    + ["Perceptron"]
+)
+"""Estimators of scikit-learn that learn from a part of the events at a time."""
+_ESTIMATORS = (*_KINDS, "SVC", "SVR", "Regression", "NB", "Perceptron", "Pipeline", "Ridge")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which events validate and test: shares, and positions of the files that do instead."""
+
+    validation: float
+    test: float
+    validation_files: list[int]
+    test_files: list[int]
+
+
+def make(
+    request: Request, lists: Lists, surveyed: Surveyed, labels: Sequence[str], model: ModelFile, name: str
+) -> Recipe:
+    """Return the recipe of the run; mistakes go to the request's problems.
+
+    Parameters
+    ----------
+    request, lists, surveyed, model
+        What the user wrote, and what was found.
+    labels
+        Of the files that can be read; empty with a label branch.
+    name
+        What the model file is called in jobs.
+    """
+    params = request.params
+    numbers, names = classes_of(list(labels))
+    split = _split(request, surveyed, labels)
+    _check(request, model, names)
+    weights = lists.weights.of_files
+    return Recipe(
+        name=request.job.name,
+        model=name,
+        modules=[each.name for each in companions(model.path)],
+        task=request.job.task,
+        labels=numbers,
+        label_branch=lists.labels.branch,
+        classes=names,
+        weights=[float(weights[position]) for position in surveyed.positions] if weights else [],
+        weight_branch=lists.weights.branch,
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        standard=params.training == "standard",
+        split=split.validation,
+        test=split.test,
+        validation_files=split.validation_files,
+        test_files=split.test_files,
+        early_stop=params.early_stop,
+        best_model=_keeps_best(params),
+        monitor=params.monitor,
+        reduce_lr=params.reduce_lr,
+        class_weights=params.class_weights,
+        checkpoint=params.checkpoint,
+        folds=params.folds,
+        variants=variants(params),
+        normalise=params.normalise,
+        padding=params.nan,
+        threshold=params.metrics.threshold if isinstance(params.metrics, Metrics) else 0.5,
+        seed=params.seed,
+        verbose=params.verbose,
+        threads=request.job.cpus or 1,
+        gpus=request.job.gpus_wanted,
+    )
+
+
+def variants(params: Params) -> list[dict[str, Any]]:
+    """Return what each training has of its own: every combination of scanned values, each with every fold.
+
+    One training only: none.
+    """
+    combined = [
+        dict(zip(params.scan, values, strict=True)) for values in itertools.product(*params.scan.values())
+    ]
+    folds: list[dict[str, Any]] = [{"fold": fold} for fold in range(params.folds or 0)] or [{}]
+    made = [{**one, **fold} for one in combined for fold in folds]
+    return made if len(made) > 1 or params.scan else []
+
+
+def wants_everything(model: ModelFile) -> bool:
+    """Tell whether the model is trained on all events at once, held in memory.
+
+    Of scikit-learn the names in the file must do, as nothing of the user's is run here; where they leave
+    a doubt, memory for all events is asked for.
+    """
+    if model.framework != "sklearn":
+        return False
+    used = {name for name in model.names if name.endswith(_ESTIMATORS)}
+    return not used or not used <= IN_PARTS
+
+
+def _keeps_best(params: Params) -> bool:
+    if params.best_model is None:
+        return params.early_stop is not None and params.training == "standard"
+    return params.best_model
+
+
+def _split(request: Request, surveyed: Surveyed, labels: Sequence[str]) -> Split:
+    wanted = request.params.split
+    if not isinstance(wanted, SplitFiles):
+        return Split(wanted, 0.2, [], [])
+    paths = [each.path for each in surveyed.files]
+    found: dict[str, list[int]] = {}
+    for key, value in (("validation", wanted.validation), ("test", wanted.test)):
+        patterns = value if isinstance(value, list) else []
+        found[key] = sorted({i for each in patterns for i in _matching(request, each, paths, key)})
+    both = set(found["validation"]) & set(found["test"])
+    problems = [f"{paths[i]} is in both" for i in sorted(both)]
+    train = [i for i in range(len(paths)) if i not in found["validation"] and i not in found["test"]]
+    if not train:
+        problems.append("leaves no file to train on")
+    elif labels and (gone := sorted(set(labels) - {labels[i] for i in train})):
+        problems.append(f"leaves no file of label {', '.join(map(repr, gone))} to train on")
+    request.problems += [Problem("params.json: split", problem) for problem in problems]
+    shares = {
+        key: value if isinstance(value, float) else 0.2
+        for key, value in (("validation", wanted.validation), ("test", wanted.test))
+    }
+    return Split(shares["validation"], shares["test"], found["validation"], found["test"])
+
+
+def _matching(request: Request, pattern: str, paths: Sequence[str], key: str) -> list[int]:
+    """Return the positions of the input files that a name or pattern means."""
+    whole = pattern if "://" in pattern else str(join_path(request.folder, pattern))
+    found = [i for i, path in enumerate(paths) if fnmatch(path, whole) or fnmatch(Path(path).name, pattern)]
+    if not found:
+        hint = nearest(pattern, [Path(path).name for path in paths])
+        request.problems.append(
+            Problem(f"params.json: split.{key}: {pattern}", "is none of the files of the run", hint)
+        )
+    return found
+
+
+def _check(request: Request, model: ModelFile, classes: Sequence[str]) -> None:
+    """Look for wishes that cannot be fulfilled together."""
+    params, task = request.params, request.job.task
+    wrong = [*_check_watching(params, task, model), *_check_classes(params, task, classes)]
+    wrong += _check_scan(params, model)
+    number = len(variants(params))
+    if number > MOST_TRAININGS:
+        wrong.append(("scan", f"makes {number} trainings, more than {MOST_TRAININGS}"))
+    if params.folds and isinstance(params.split, SplitFiles) and isinstance(params.split.test, list):
+        wrong.append(("folds", "deals out what tests, and split.test names files for it: give one of them"))
+    request.problems += [Problem(f"params.json: {key}", what) for key, what in wrong]
+
+
+def _check_watching(params: Params, task: str, model: ModelFile) -> Iterator[tuple[str, str]]:
+    networks = model.framework in ("keras", "keras2", "torch")
+    in_turn = params.training != "standard" and networks and "standard" not in params.scan.get("training", ())
+    if in_turn and params.best_model:
+        yield "best_model", 'compares epochs over the same events: it needs "training": "standard"'
+    if in_turn and params.reduce_lr:
+        yield "reduce_lr", 'compares epochs over the same events: it needs "training": "standard"'
+    if params.reduce_lr and not networks:
+        yield "reduce_lr", f"a {model.framework} model has no learning rate that could be lowered"
+    if params.monitor == "val_auc" and task == "regression":
+        yield "monitor", "a regression has no AUC: leave it out, or write val_loss"
+
+
+def _check_classes(params: Params, task: str, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if params.class_weights is None:
+        return
+    if task == "regression":
+        yield "class_weights", "a regression has no classes"
+    elif isinstance(params.class_weights, Mapping):
+        for name, factor in params.class_weights.items():
+            if classes and name not in classes:
+                yield "class_weights", f"{name!r} is no label; there are {', '.join(map(repr, classes))}"
+            if factor < 0:
+                yield "class_weights", f"{factor:g} for {name!r} is negative"
+
+
+def _check_scan(params: Params, model: ModelFile) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with scanned values: each must be right for its key."""
+    for key, values in params.scan.items():
+        argument = key.removeprefix(MODEL_PREFIX)
+        if argument != key:
+            if model.keywords is not None and argument not in model.keywords:
+                there = ", ".join(model.keywords) or "none"
+                yield "scan", f"{key}: `model` in {model.path.name} has no argument {argument!r} ({there})"
+            continue
+        for value in values:
+            try:
+                Params.model_validate({key: value})
+            except ValidationError as error:
+                detail = error.errors()[0]
+                yield "scan", f"{key}: {value!r} does not do: {detail['msg']}"

@@ -1,0 +1,1 @@
+"""PyTorch modules: trained by our loop or by one of their own, on one device or several."""
