@@ -38,8 +38,8 @@ class Wishes(Plain):
         MiB of the training job.
     cpus, gpus
         Cores and GPUs of the training job.
-    framework, whole
-        What trains; whether it wants all events at once.
+    framework, copies
+        What trains; how many matrices of all events it holds at once, 0 where a part of the events does.
     trainings
         Trainings on the same chunks.
     epochs
@@ -55,7 +55,7 @@ class Wishes(Plain):
     cpus: int | None = None
     gpus: int = 0
     framework: str = "keras"
-    whole: bool = False
+    copies: float = 0.0
     trainings: int = 1
     epochs: int = 1
     job_seconds: float = 600.0
@@ -66,7 +66,7 @@ class Wishes(Plain):
         """Return what merge plans with: the same for every model of a kind on the same data."""
         return Wishes(
             framework=self.framework,
-            whole=self.whole,
+            copies=self.copies,
             trainings=self.trainings,
             specs_jobs=self.specs_jobs,
             preprocess_jobs=self.preprocess_jobs,
@@ -243,8 +243,8 @@ def _memory(size: Size, wishes: Wishes) -> dict[str, float]:
 
 def _training(size: Size, wishes: Wishes) -> float:
     """Return MiB of what a training holds at once."""
-    if wishes.whole:  # all events, and what the estimator makes of them
-        return 3 * size.matrix_mib + 2 * size.chunk_mib
+    if wishes.copies:
+        return wishes.copies * size.matrix_mib + 2 * size.chunk_mib
     # The matrices of the chunks that are mixed, as read, put together, and within the framework.
     mixed = 3 * min(MIXED * size.chunk_mib, size.matrix_mib) + 2 * size.chunk_mib
     # XGBoost keeps all events, with a byte or two a value.

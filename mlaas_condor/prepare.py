@@ -259,7 +259,7 @@ def _wishes(request: Request, settings: Settings, model: models.ModelFile) -> pl
         cpus=job.cpus,
         gpus=job.gpus_wanted,
         framework=model.framework,
-        whole=procedure.wants_everything(model),
+        copies=procedure.copies(model),
         trainings=max(1, len(procedure.variants(request.params))),
         epochs=request.params.epochs,
         job_seconds=settings.job_seconds,
@@ -273,7 +273,7 @@ def _warnings(
     warnings = [*request.warnings, *chosen.warnings]
     if model.reason:
         warnings.append(model.reason)
-    if plan.wishes.whole:
+    if plan.wishes.copies:
         asked = plan.stage("train").memory
         warnings.append(
             f"{model.path.name}: scikit-learn trains it on all {plan.size.events} events at once, a matrix "

@@ -108,16 +108,19 @@ def variants(params: Params) -> list[dict[str, Any]]:
     return made if len(made) > 1 or params.scan else []
 
 
-def wants_everything(model: ModelFile) -> bool:
-    """Tell whether the model is trained on all events at once, held in memory.
+def copies(model: ModelFile) -> float:
+    """Return how many matrices of all events the training holds at once; 0 where a part of the events does.
 
     Of scikit-learn the names in the file must do, as nothing of the user's is run here; where they leave
     a doubt, memory for all events is asked for.
     """
     if model.framework != "sklearn":
-        return False
+        return 0.0
     used = {name for name in model.names if name.endswith(_ESTIMATORS)}
-    return not used or not used <= IN_PARTS
+    if used and used <= IN_PARTS:
+        return 0.0
+    # Measured: these make float64 of it, and bins of that; others keep it, with a copy or two in between.
+    return 7.0 if any(name.startswith("HistGradientBoosting") for name in used) else 4.0
 
 
 def _keeps_best(params: Params) -> bool:

@@ -22,8 +22,8 @@ _ADAPTERS: dict[Framework, tuple[str, str]] = {
     "keras": ("mlaas_condor.training.keras", "KerasModel"),
     "keras2": ("mlaas_condor.training.keras", "KerasModel"),
     "torch": ("mlaas_condor.training.torch.adapter", "TorchModel"),
-    "sklearn": ("mlaas_condor.training.sklearn", "SklearnModel"),
-    "xgboost": ("mlaas_condor.training.xgboost", "XGBoostModel"),
+    "sklearn": ("mlaas_condor.training.sklearn.adapter", "SklearnModel"),
+    "xgboost": ("mlaas_condor.training.xgboost.adapter", "XGBoostModel"),
 }
 
 

@@ -13,7 +13,7 @@ from mlaas_condor.data.features import Columns, Matrix
 from mlaas_condor.data.streaming import Block, Stream
 from mlaas_condor.training.frameworks import Portion
 from mlaas_condor.training.recipe import Recipe
-from mlaas_condor.training.splitting import Rows, Targets, split
+from mlaas_condor.training.splitting import SPLITS, Rows, Targets, split
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Samples:
         self.columns = columns
         self._recipe = recipe
         self._stream = Stream(paths, columns, scratch, recipe.threads, space)
+        self._splits: dict[int, NDArray[np.int8]] = {}  # a byte an event: splitting takes longer than reading
 
     def __iter__(self) -> Iterator[Sample]:
         return self.inorder(range(len(self.paths)))
@@ -100,8 +101,19 @@ class Samples:
     def _sample(self, block: Block) -> Sample:
         recipe, chunk = self._recipe, block.chunk
         y = recipe.targets(chunk)
-        rows = split(y, chunk.file, recipe)
+        if block.index not in self._splits:
+            self._splits[block.index] = _numbered(split(y, chunk.file, recipe), len(y))
+        which = self._splits[block.index]
+        rows = {name: np.flatnonzero(which == number) for number, name in enumerate(SPLITS)}
         return Sample(block.index, block.x, y, rows, chunk.file, chunk.entry, recipe.weights_of(chunk))
+
+
+def _numbered(rows: dict[str, Rows], events: int) -> NDArray[np.int8]:
+    """Return the position in `SPLITS` of what each event is for, shape (events,)."""
+    which = np.empty(events, np.int8)
+    for number, name in enumerate(SPLITS):
+        which[rows[name]] = number
+    return which
 
 
 def gather(samples: Sequence[Sample], which: str, recipe: Recipe) -> Portion:

@@ -75,5 +75,5 @@ def _cut(rows: Rows, y: Targets | None, share: float, seed: int) -> tuple[Rows, 
     for classes in (y, None):
         with contextlib.suppress(ValueError):
             first, second = train_test_split(rows, test_size=share, random_state=seed, stratify=classes)
-            return first, second
+            return np.sort(first), np.sort(second)  # in order, as they are read; a pass shuffles them
     return rows, rows[:0]

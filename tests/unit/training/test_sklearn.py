@@ -10,9 +10,9 @@ import sklearn.metrics
 import threadpoolctl
 
 from mlaas_condor.errors import DataFault, FrameworkMissing, ModelFault, OutOfMemory, StorageFull
-from mlaas_condor.training import frameworks, models, sklearn_stages, whole
-from mlaas_condor.training import sklearn as adapter
+from mlaas_condor.training import frameworks, models, whole
 from mlaas_condor.training.frameworks import NoOnnx, Portion, Setup
+from mlaas_condor.training.sklearn import adapter, stages
 
 COLUMNS = 6
 
@@ -225,28 +225,28 @@ def test_a_portion_without_one_of_the_classes(make):
 @pytest.mark.parametrize("expression", STAGED)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_stages_end_as_one_fit_does(make, monkeypatch, expression, weighted):
-    monkeypatch.setattr(sklearn_stages, "SLOWLY_BINNED", 100)
-    monkeypatch.setattr(sklearn_stages, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(stages, "SLOWLY_BINNED", 100)
+    monkeypatch.setattr(stages, "LEAST_ROUNDS", 1)
     x, y = events(700, 3)
     weights = event_weights(700) if weighted else None
     staged, at_once = make(expression, classes=3), make(expression, classes=3)
     told = train(staged, x, y, weights)
     assert [each["stage"] for each in told] == list(range(1, told[0]["stages"] + 1))
-    assert 5 <= len(told) <= sklearn_stages.STAGES
+    assert 5 <= len(told) <= stages.STAGES
     at_once._estimator.fit(x, y, **at_once._weight_argument("fit", weights))
     assert np.array_equal(staged.predict(x), at_once.predict(x))
 
 
 @pytest.mark.parametrize("expression", [*STAGED, "HistGradientBoostingClassifier(early_stopping=True)"])
 def test_stages_go_on_from_a_checkpoint_to_the_last_bit(make, monkeypatch, expression, tmp_path):
-    monkeypatch.setattr(sklearn_stages, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(stages, "LEAST_ROUNDS", 1)
     x, y = events(700)
     through, first, second = (make(expression) for _ in range(3))
     told = train(through, x, y)
-    stages = first.fit_whole(portions(x, y), len(x))
-    before = [next(stages), next(stages)]
+    begun = first.fit_whole(portions(x, y), len(x))
+    before = [next(begun), next(begun)]
     first.checkpoint(tmp_path / "checkpoint")
-    stages.close()
+    begun.close()
     second.restore(tmp_path / "checkpoint")
     after = train(second, x, y)
     assert before + after == told
@@ -261,7 +261,7 @@ def test_stages_go_on_from_a_checkpoint_to_the_last_bit(make, monkeypatch, expre
                                       "early_stopping=True, scoring='roc_auc'"])  # fmt: skip
 def test_early_stopping_is_that_of_one_fit(make, monkeypatch, rounds, settings):
     """With 10 rounds each of them is a stage, so that it stops where a stage ends."""
-    monkeypatch.setattr(sklearn_stages, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(stages, "LEAST_ROUNDS", 1)
     x, y = events(500)
     expression = (
         f"HistGradientBoostingClassifier(max_iter={rounds}, learning_rate=0.9, n_iter_no_change=3, tol=0.02, "
@@ -392,7 +392,7 @@ def test_a_file_that_wants_the_columns_and_arguments(tmp_path):
         (
             "StandardScaler()",
             "classification",
-            "which is neither classifier nor regressor: for a classification",
+            "which is neither classifier nor regressor: for",
         ),
         ("Perceptron", "regression", "write Perceptron"),
         ("make_pipeline(FunctionTransformer(lambda x: x), SVC())", "classification", "in place of a lambda"),

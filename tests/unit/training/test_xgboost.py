@@ -15,9 +15,10 @@ from mlaas_condor.errors import (
     OutOfMemory,
     StorageFull,
 )
-from mlaas_condor.training import frameworks, models, xgboost_data
-from mlaas_condor.training import xgboost as adapter
+from mlaas_condor.training import frameworks, models
 from mlaas_condor.training.frameworks import NoOnnx, Portion, Setup
+from mlaas_condor.training.xgboost import adapter
+from mlaas_condor.training.xgboost import data as binned
 
 COLUMNS = 6
 PUBLISHED = (
@@ -178,7 +179,7 @@ def test_bins_on_disk_give_the_same_trees_and_leave_nothing_there(make, monkeypa
     monkeypatch.setattr("tempfile.tempdir", None)
     in_memory, on_disk = (make(KINDS[2]) for _ in range(2))
     train(in_memory, x, y, weights)
-    monkeypatch.setattr(xgboost_data, "IN_MEMORY", 1000)
+    monkeypatch.setattr(binned, "IN_MEMORY", 1000)
     stages = on_disk.fit_whole(portions(x, y, weights), len(x))
     next(stages)
     assert [path for path in tmp_path.glob("xgboost-*/bins*") if path.stat().st_size > 3000 * COLUMNS / 2]

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas_condor.errors import FrameworkMissing, ModelFault, StageError
-from mlaas_condor.training import faults, models, onnx_scores, xgboost_data
+from mlaas_condor.training import faults, models, onnx_scores
 from mlaas_condor.training.frameworks import FloatArray, Learning, NoOnnx, Portion, Setup, TargetArray
 from mlaas_condor.training.models import ModelFile
 from mlaas_condor.training.recipe import Task
 from mlaas_condor.training.whole import mean_loss
-from mlaas_condor.training.xgboost_plan import Plan, plan
+from mlaas_condor.training.xgboost import data as binned
+from mlaas_condor.training.xgboost.plan import Plan, plan
 
 STAGES = 30
 """Most stages of a training: after each, whoever trains looks at all validation events."""
@@ -222,7 +223,7 @@ class XGBoostModel:
         trees = None if self._booster is None else self._booster.save_raw("ubj")
         some: NDArray[np.float32] = np.broadcast_to(np.float32(0), (events, self._idim))
         with self._faults(some):
-            data = xgboost_data.read(self._xgboost, portions, events, self._idim, self._plan, folder)
+            data = binned.read(self._xgboost, portions, events, self._idim, self._plan, folder)
             self._booster = booster = self._new_booster(trees, data)
             done = self._rounds_done()  # also the first to look at the parameters
         weights = data.get_weight()

@@ -11,7 +11,7 @@ import numpy as np
 from mlaas_condor.errors import DataFault, ModelFault
 from mlaas_condor.training.frameworks import Portion
 from mlaas_condor.training.whole import gather
-from mlaas_condor.training.xgboost_plan import Plan
+from mlaas_condor.training.xgboost.plan import Plan
 
 IN_MEMORY = 2**29
 """Bytes of a float32 matrix up to which the bins are kept in memory, where they take two thirds of that."""

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas_condor.errors import FrameworkMissing, ModelFault
-from mlaas_condor.training import faults, models, onnx_scores, sklearn_files, sklearn_parts
+from mlaas_condor.training import faults, models, onnx_scores
 from mlaas_condor.training.frameworks import FloatArray, Learning, Portion, Setup, TargetArray
 from mlaas_condor.training.models import ModelFile
 from mlaas_condor.training.recipe import Task
-from mlaas_condor.training.sklearn_stages import Stages
+from mlaas_condor.training.sklearn import files, parts
+from mlaas_condor.training.sklearn.stages import Stages
 from mlaas_condor.training.whole import gather, mean_loss
 
 LOSS_EVENTS = 10_000
@@ -62,7 +63,7 @@ class SklearnModel:
         self._pools = importlib.import_module("threadpoolctl").ThreadpoolController()
         self._stages = Stages(self._final)
         self._done, self._over = 0, False
-        self.learning: Learning = "passes" if sklearn_parts.learns_in_passes(estimator) else "whole"
+        self.learning: Learning = "passes" if parts.learns_in_passes(estimator) else "whole"
 
     @classmethod
     def build(cls, model_file: ModelFile, setup: Setup) -> Self:
@@ -70,8 +71,8 @@ class SklearnModel:
         _import_sklearn()
         name = model_file.path.name
         estimator = models.build(model_file, setup.idim, setup.arguments)
-        sklearn_parts.check(estimator, name, setup.task)
-        sklearn_parts.settle(estimator, setup.seed, setup.threads)
+        parts.check(estimator, name, setup.task)
+        parts.settle(estimator, setup.seed, setup.threads)
         return cls(estimator, name, setup.idim, setup.task, setup.classes, setup.threads)
 
     @classmethod
@@ -99,8 +100,8 @@ class SklearnModel:
         _import_sklearn()
         if model_file:
             models.load(model_file)
-        estimator, noted = sklearn_files.read(folder, trusted=model_file is not None)
-        sklearn_parts.set_threads(estimator, threads, always=True)
+        estimator, noted = files.read(folder, trusted=model_file is not None)
+        parts.set_threads(estimator, threads, always=True)
         return cls(estimator, folder.name, noted["columns"], task, noted["classes"], threads)
 
     def fit(
@@ -196,7 +197,7 @@ class SklearnModel:
     def save(self, folder: Path) -> str:
         """Write ``model.skops``, or ``model.joblib`` where skops cannot; return which."""
         self._stages.put_back(self._final)
-        return sklearn_files.write(self._estimator, folder, columns=self._idim, classes=self._classes)
+        return files.write(self._estimator, folder, columns=self._idim, classes=self._classes)
 
     def export_onnx(self, path: Path) -> None:
         """Write the estimator as ONNX, through skl2onnx."""
@@ -228,7 +229,7 @@ class SklearnModel:
     @property
     def _final(self) -> Any:
         """The estimator, or the last step of a pipeline."""
-        return sklearn_parts.steps(self._estimator)[-1][1]
+        return parts.steps(self._estimator)[-1][1]
 
     @property
     def _decides(self) -> bool:
@@ -270,7 +271,7 @@ class SklearnModel:
         """Return the weights as keyword argument of a method, for a pipeline that of its last step."""
         if weights is None:
             return {}
-        steps = sklearn_parts.steps(self._estimator)
+        steps = parts.steps(self._estimator)
         taken = inspect.signature(getattr(self._final, method)).parameters
         if "sample_weight" not in taken and not any(each.kind == each.VAR_KEYWORD for each in taken.values()):
             raise ModelFault(
@@ -282,7 +283,7 @@ class SklearnModel:
 
     def _identity(self) -> dict[str, Any]:
         """Return what a checkpoint must agree with."""
-        kinds = [type(each).__name__ for each in sklearn_parts.parts(self._estimator).values()]
+        kinds = [type(each).__name__ for each in parts.parts(self._estimator).values()]
         return {"kind": " of ".join(kinds), "columns": self._idim, "rounds": self._stages.rounds}
 
     @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""XGBoost models: boosted over the chunks of a run, in stages."""
