@@ -22,7 +22,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/data.py examples/tth/data/*.root
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/eviction.py
 
 # The virtual environment is made anew whenever what it should hold changes.
 $(READY): setup.cfg pyproject.toml

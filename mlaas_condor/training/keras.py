@@ -34,7 +34,6 @@ PREDICT_BATCH = 8192
 
 KERAS_FILE = "model.keras"
 MAIN_FILE = "saved_model.pb"
-SIGNATURE = "serving_default"
 
 
 class KerasModel:
@@ -93,10 +92,9 @@ class KerasModel:
         """Make the user's model; parameters and errors as ``frameworks.open_adapter``."""
         legacy = model_file.framework == "keras2"
         keras = bind(legacy, setup.threads, model_file.old_optimizers)
-        tf = importlib.import_module("tensorflow")
         keras.utils.set_random_seed(setup.seed)
-        tf.config.experimental.enable_op_determinism()
-        strategy = keras_gpus.strategy_for(keras_gpus.claim(tf, setup.gpus))
+        importlib.import_module("tensorflow").config.experimental.enable_op_determinism()
+        strategy = keras_gpus.strategy_for(keras_gpus.claim(setup.gpus))
         name = model_file.path.name
         try:
             model = _made(model_file, setup, keras, strategy)

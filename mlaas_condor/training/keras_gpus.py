@@ -19,16 +19,14 @@ DEVICE = "GPU"
 """What ``claim`` hands out, by TensorFlow's word for it."""
 
 
-def claim(tf: Any, asked: int) -> int:
+def claim(asked: int) -> int:
     """Let TensorFlow use as many GPUs as the job asked for, no others, and return how many it has.
 
-    Parameters
-    ----------
-    tf
-        TensorFlow, which must not have done anything yet: what it runs on cannot be changed after that.
-    asked
-        GPUs the job asked for. Where there are fewer, a warning is logged.
+    Where there are fewer, a warning is logged. To be called before TensorFlow does anything: what it runs on
+    cannot be changed after that.
     """
+    import tensorflow as tf
+
     try:
         tf.config.set_visible_devices(tf.config.list_physical_devices(DEVICE)[:asked], DEVICE)
     except RuntimeError:  # TensorFlow is running already, and keeps what it has
@@ -118,9 +116,9 @@ class Replicas:
 
         def one_gpu(batch: Batch) -> None:
             replica, size = self._own_share()
-            # One event at least: for the mean of none there is no number.
-            rows = tf.range(replica, tf.maximum(self._events, replica + 1), self._count) % self._events
             with tf.device("CPU:0"):  # where the events are: only the share goes to the GPU
+                # One event at least: for the mean of none there is no number.
+                rows = tf.range(replica, tf.maximum(self._events, replica + 1), self._count) % self._events
                 share = tuple(tf.gather(array, rows) for array in batch)
             metrics = keras_variables.of_metrics(self._model)
             before = [tf.identity(variable) for variable in metrics]

@@ -43,6 +43,8 @@ class Passes:
         self._idim = idim
         self._targets = targets
         self.replicas = replicas
+        # Where there are several GPUs, events are in the host's memory, and each GPU fetches its share.
+        self._home = "CPU:0" if replicas else None
         self._functions: dict[tuple[Kind, bool, int], Any] = {}
         self.variant = 0
         """Which of several functions trains, each traced on its own."""
@@ -74,8 +76,7 @@ class Passes:
         tf = self._tf
         one_pass = self._function(kind, weights is not None)
         for rows in self._slabs(order, len(x), batch_size):
-            # In the host's memory where there are several GPUs: each of them fetches its share.
-            with tf.device("CPU:0" if self.replicas else None):
+            with tf.device(self._home):
                 arrays = [tf.constant(x[rows], tf.float32), tf.constant(targets(rows))]
                 if weights is not None:
                     arrays.append(tf.constant(weights[rows], tf.float32))
@@ -114,7 +115,9 @@ class Passes:
             for start in tf.range(0, tf.shape(arrays[0])[0], batch_size):
                 # Or what draws random numbers does so for some batches at once, in any order.
                 tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-                step(tuple(array[start : start + batch_size] for array in arrays))
+                with tf.device(self._home):
+                    batch = tuple(array[start : start + batch_size] for array in arrays)
+                step(batch)
 
         if self._model.run_eagerly:
             return run

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas_condor.errors import FrameworkMissing, ModelFault, StageError
+from mlaas_condor.errors import FrameworkMissing, ModelFault
 from mlaas_condor.training import faults, models, onnx_scores
 from mlaas_condor.training.frameworks import FloatArray, Learning, NoOnnx, Portion, Setup, TargetArray
 from mlaas_condor.training.models import ModelFile
@@ -293,18 +293,13 @@ class XGBoostModel:
     @contextlib.contextmanager
     def _faults(self, x: FloatArray) -> Iterator[None]:
         out_of_memory = ("bad_alloc", "out of memory", "cudaErrorMemoryAllocation")
-        try:
-            with faults.of_model(self._name, self._idim, x):
-                try:
-                    yield
-                except self._xgboost.core.XGBoostError as error:
-                    if any(sign in str(error) for sign in out_of_memory):
-                        raise MemoryError from error
-                    raise
-        except ModelFault as fault:
-            if isinstance(fault.__cause__, StageError):  # of the events, which are read meanwhile
-                raise fault.__cause__ from None
-            raise
+        with faults.of_model(self._name, self._idim, x):
+            try:
+                yield
+            except self._xgboost.core.XGBoostError as error:
+                if any(sign in str(error) for sign in out_of_memory):
+                    raise MemoryError from error
+                raise
 
 
 def _import_xgboost() -> Any:
