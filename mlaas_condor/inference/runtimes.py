@@ -16,7 +16,7 @@ from mlaas_condor.errors import FrameworkMissing, InputUnreadable, ModelFault
 from mlaas_condor.training import models, onnx
 from mlaas_condor.training.description import FeaturesFile
 from mlaas_condor.training.frameworks import adapter_of
-from mlaas_condor.training.keras import KERAS_FILE
+from mlaas_condor.training.keras.adapter import KERAS_FILE
 from mlaas_condor.training.models import Framework, LegacyKerasNeeded
 from mlaas_condor.training.onnx import FILE as ONNX_FILE
 

@@ -19,8 +19,8 @@ TargetArray = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
 Learning = Literal["passes", "whole"]
 
 _ADAPTERS: dict[Framework, tuple[str, str]] = {
-    "keras": ("mlaas_condor.training.keras", "KerasModel"),
-    "keras2": ("mlaas_condor.training.keras", "KerasModel"),
+    "keras": ("mlaas_condor.training.keras.adapter", "KerasModel"),
+    "keras2": ("mlaas_condor.training.keras.adapter", "KerasModel"),
     "torch": ("mlaas_condor.training.torch.adapter", "TorchModel"),
     "sklearn": ("mlaas_condor.training.sklearn.adapter", "SklearnModel"),
     "xgboost": ("mlaas_condor.training.xgboost.adapter", "XGBoostModel"),

@@ -15,7 +15,7 @@ from mlaas_condor.errors import ModelFault
 from mlaas_condor.inference.model import Model
 from mlaas_condor.training import models
 from mlaas_condor.training.frameworks import Setup
-from mlaas_condor.training.keras import KerasModel
+from mlaas_condor.training.keras.adapter import KerasModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow"),

@@ -7,8 +7,8 @@ import pytest
 from keras_tools import event_weights, events, maker, same, text, weights
 
 from mlaas_condor.errors import ModelFault
-from mlaas_condor.training import keras as adapter
 from mlaas_condor.training import models
+from mlaas_condor.training.keras import adapter
 
 # What TensorFlow's own Python code does on import, by the module that does it.
 pytestmark = [

@@ -48,7 +48,7 @@ ALL = list(snippets())
 
 RUNNER = """
 import json, sys, warnings
-from mlaas_condor.training import binding
+from mlaas_condor.training.keras import binding
 binding.bind(legacy=sys.argv[1] == "2", threads=1, old_optimizers=sys.argv[1] == "2")
 results = []
 for snippet in json.load(sys.stdin):

@@ -43,13 +43,14 @@ TRAINING = """
 import json, logging, sys
 from pathlib import Path
 import numpy as np
-from mlaas_condor.training import binding, frameworks, keras_gpus, models
+from mlaas_condor.training import frameworks, models
+from mlaas_condor.training.keras import binding, gpus
 paths = sorted(Path(sys.argv[1]).glob("*.py"))
 binding.bind(models.check(paths[0]).framework == "keras2", 2)
 import tensorflow as tf
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-keras_gpus.DEVICE = "CPU"
+gpus.DEVICE = "CPU"
 said = []
 handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())

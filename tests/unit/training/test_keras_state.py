@@ -84,7 +84,7 @@ for path in sorted(folder.glob("*.py")):
         model.checkpoint(path.with_suffix(".npz"))
     else:
         model.restore(path.with_suffix(".npz"))
-    logs = model.fit(x, y, 40, 13, weights)
+    logs = model.fit(x, y, 40, 16, weights)
     model.checkpoint(path.with_suffix(".end"))
     with np.load(path.with_suffix(".end")) as end:
         digest = hashlib.sha256(b"".join(end[name].tobytes() for name in sorted(end.files)))

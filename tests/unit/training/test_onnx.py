@@ -11,7 +11,7 @@ import pytest
 
 from mlaas_condor.training import models
 from mlaas_condor.training.frameworks import NoOnnx, Setup
-from mlaas_condor.training.keras import KerasModel
+from mlaas_condor.training.keras.adapter import KerasModel
 from mlaas_condor.training.onnx import FILE, export
 
 pytestmark = [

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from mlaas_condor.errors import ModelFault
-from mlaas_condor.training import faults, keras_variables
-from mlaas_condor.training.keras_passes import Passes
+from mlaas_condor.training import faults
+from mlaas_condor.training.keras import variables
+from mlaas_condor.training.keras.passes import Passes
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class State:
         if self._found is None:
             traced = self._passes.traced()
             # A function on several GPUs knows the copies on each of them, not the variables.
-            self._found = keras_variables.found(self._model, None if self._passes.replicas else traced)
+            self._found = variables.found(self._model, None if self._passes.replicas else traced)
             self._counts_drawings = traced is None or _counts_drawings(traced)
             if traced and self._counts_drawings:
                 logger.warning(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from mlaas_condor.training import keras_variables
+from mlaas_condor.training.keras import variables
 
 Batch = tuple[Any, ...]
 Step = Callable[[Batch], Any]
@@ -120,7 +120,7 @@ class Replicas:
                 # One event at least: for the mean of none there is no number.
                 rows = tf.range(replica, tf.maximum(self._events, replica + 1), self._count) % self._events
                 share = tuple(tf.gather(array, rows) for array in batch)
-            metrics = keras_variables.of_metrics(self._model)
+            metrics = variables.of_metrics(self._model)
             before = [tf.identity(variable) for variable in metrics]
             step(share)
             for variable, value in zip(metrics, before, strict=True):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas_condor.training.keras_gpus import Replicas, Step
+from mlaas_condor.training.keras.gpus import Replicas, Step
 
 SLAB_BYTES = 2**24
 """Features handed to TensorFlow at a time: it keeps two copies of what it is given."""

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas_condor.errors import ModelFault
-from mlaas_condor.training import faults, keras_gpus, keras_onnx, keras_optimizers, keras_state, models
-from mlaas_condor.training.binding import bind, is_refusal
+from mlaas_condor.training import faults, models
 from mlaas_condor.training.frameworks import FloatArray, Learning, Portion, Setup, TargetArray
-from mlaas_condor.training.keras_passes import Kind, Passes
-from mlaas_condor.training.keras_targets import Targets
+from mlaas_condor.training.keras import gpus, onnx, optimizers, state
+from mlaas_condor.training.keras.binding import bind, is_refusal
+from mlaas_condor.training.keras.passes import Kind, Passes
+from mlaas_condor.training.keras.targets import Targets
 from mlaas_condor.training.models import LegacyKerasNeeded, ModelFile
 from mlaas_condor.training.recipe import Task
 
@@ -81,11 +82,11 @@ class KerasModel:
             self._targets.settle()
             targets = self._targets.of(np.zeros(2, np.int64))
             model.test_on_batch(probe, targets)
-            keras_optimizers.create_variables(model.optimizer, model.trainable_variables)
+            optimizers.create_variables(model.optimizer, model.trainable_variables)
             model.reset_metrics()
-        replicas = keras_gpus.Replicas(strategy, keras, model) if strategy else None
+        replicas = gpus.Replicas(strategy, keras, model) if strategy else None
         self._passes = Passes(model, idim, targets, replicas)
-        self._state = keras_state.State(keras, model, self._passes)
+        self._state = state.State(keras, model, self._passes)
 
     @classmethod
     def build(cls, model_file: ModelFile, setup: Setup) -> Self:
@@ -94,11 +95,11 @@ class KerasModel:
         keras = bind(legacy, setup.threads, model_file.old_optimizers)
         keras.utils.set_random_seed(setup.seed)
         importlib.import_module("tensorflow").config.experimental.enable_op_determinism()
-        strategy = keras_gpus.strategy_for(keras_gpus.claim(setup.gpus))
+        strategy = gpus.strategy_for(gpus.claim(setup.gpus))
         name = model_file.path.name
         try:
             model = _made(model_file, setup, keras, strategy)
-            reason = keras_gpus.hindrance(keras, model) if strategy else ""
+            reason = gpus.hindrance(keras, model) if strategy else ""
             if reason:
                 logger.warning("%s: %s: training on 1 GPU of %d", name, reason, setup.gpus)
                 strategy = None
@@ -168,12 +169,12 @@ class KerasModel:
 
     def evaluate(self, x: FloatArray, y: TargetArray, weights: FloatArray | None = None) -> dict[str, float]:
         """Return loss and metrics for these events, without training."""
-        with keras_optimizers.averaged(self._model):
+        with optimizers.averaged(self._model):
             return self._run("test", x, y, weights, None, PREDICT_BATCH)
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Return the scores, shape (events,) or (events, classes), or the predictions; float32."""
-        with self._faults(x), keras_optimizers.averaged(self._model):
+        with self._faults(x), optimizers.averaged(self._model):
             parts = [
                 self._scores(self._tf.constant(x[start : start + PREDICT_BATCH], self._tf.float32)).numpy()
                 for start in range(0, max(len(x), 1), PREDICT_BATCH)
@@ -187,19 +188,19 @@ class KerasModel:
 
     def learning_rate(self) -> float | None:
         """Return the optimizer's learning rate; None where it follows a schedule of its own."""
-        return keras_optimizers.learning_rate(self._model.optimizer)
+        return optimizers.learning_rate(self._model.optimizer)
 
     def set_learning_rate(self, rate: float) -> None:
         """Change the optimizer's learning rate; ``ValueError`` where it follows a schedule of its own."""
-        keras_optimizers.set_learning_rate(self._model.optimizer, rate)
+        optimizers.set_learning_rate(self._model.optimizer, rate)
 
     def checkpoint(self, path: Path) -> None:
         """Write weights, the optimizer's state and what else changes in training to a file."""
-        keras_state.write(path, self._variables())
+        state.write(path, self._variables())
 
     def restore(self, path: Path) -> None:
         """Take weights and states from a checkpoint of the same model."""
-        keras_state.read(path, self._variables(), self._name)
+        state.read(path, self._variables(), self._name)
 
     def save(self, folder: Path) -> str:
         """Write a SavedModel, for Keras 3 also ``model.keras``; return ``saved_model.pb``."""
@@ -207,7 +208,7 @@ class KerasModel:
         with (
             faults.of_writing(folder),
             contextlib.redirect_stdout(io.StringIO()),
-            keras_optimizers.averaged(self._model),
+            optimizers.averaged(self._model),
         ):
             if self._keras.__name__ == "tf_keras":
                 self._model.save(folder)
@@ -219,8 +220,8 @@ class KerasModel:
 
     def export_onnx(self, path: Path) -> None:
         """Write the network as ONNX, through the TensorFlow function that predicts."""
-        with keras_optimizers.averaged(self._model):
-            keras_onnx.export(self._scores, self._idim, path, self._name)
+        with optimizers.averaged(self._model):
+            onnx.export(self._scores, self._idim, path, self._name)
 
     def describe(self) -> str:
         """Return the layers, the loss, the optimizer and the device."""
