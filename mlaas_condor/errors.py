@@ -27,6 +27,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LEAVE = 85
+"""Exit code of a training that has left a checkpoint and is to be started again: HTCondor's custom."""
+
 
 class MlaasError(Exception):
     """Base of all errors that are ours: the message says what happened, the value seen, what to do."""

@@ -119,8 +119,9 @@ def state(folder: RunFolder) -> RunState:
     word: State = last["event"] if last["event"] != "started" else "cancelled"  # its process was killed
     if is_running(folder):
         word = "running"
-    log = folder.stdout("train", 0)
-    training = word == "running" and log.exists()
+    logs = sorted(folder.logs.glob("train.*.out"), key=lambda path: path.stat().st_mtime)
+    over = folder.tasks_done("train").issuperset(folder.task_units("train"))
+    training = logs and word == "running" and not over
     return RunState(
         name=folder.name,
         state=word,
@@ -128,7 +129,7 @@ def state(folder: RunFolder) -> RunState:
         stages=tuple(_stages(folder, word)),
         submitted=started[-1] if started else None,
         ended=None if word == "running" else last["time"],
-        training=Training.last_of(log.read_text("utf-8", "replace")) if training else None,
+        training=Training.last_of(logs[-1].read_text("utf-8", "replace")) if training else None,
         failures=(Failure(**last["failure"]),) if word == "failed" else (),
         bundle=bundle_path(folder),
         notes=folder.notes(),

@@ -106,6 +106,11 @@ def _parse_every(value: object) -> object:
     return value if isinstance(value, (bool, Mapping, Plain)) else {"seconds": value}
 
 
+def _parse_procedure(value: str) -> str:
+    """Take ``Standard`` for what it means; every other word is MLaaS4HEP's procedure."""
+    return "standard" if value.strip().lower() == "standard" else value
+
+
 def _some_values(value: dict[str, list[Any]]) -> dict[str, list[Any]]:
     for key, values in value.items():
         if not values:
@@ -154,7 +159,7 @@ class Params(Plain):
     exclude_branches: Names = Field([], description="branches to leave out, written like selected_branches")
     hist: str | None = Field(None, description="folder for one plot a feature")
     redirector: str | None = Field(None, description="XRootD redirector for paths that are not local")
-    training: str = Field(
+    training: Annotated[str, AfterValidator(_parse_procedure)] = Field(
         "per chunk",
         description="standard: every epoch runs over all chunks; else each chunk is trained in turn",
     )

@@ -24,6 +24,8 @@ TREE_MIB = 0.013  # of an open tree, a branch
 STAGE_MEMORY = 300  # MiB of Python with uproot
 TRAIN_MEMORY = {"keras": 1500, "keras2": 1500, "torch": 900, "sklearn": 500, "xgboost": 600}
 # MiB of Python with the framework
+EVENT_BYTES = 200  # of scores, and while they are measured, an event
+SCORE_BYTES = 33  # an event in scores.npz, before it is compressed
 MIB = 2**20
 
 
@@ -234,8 +236,8 @@ def _memory(size: Size, wishes: Wishes) -> dict[str, float]:
         "specs": STAGE_MEMORY + 5 * BLOCK_MIB + (size.flat + size.jagged) * BRANCH_MIB,
         "merge": STAGE_MEMORY + 3 * (size.flat + size.jagged) * BRANCH_MIB,
         "preprocess": STAGE_MEMORY + 4 * size.batch_mib + trees_mib,
-        "train": TRAIN_MEMORY[wishes.framework] + _training(size, wishes),
-        "report": STAGE_MEMORY + 200,
+        "train": TRAIN_MEMORY[wishes.framework] + _training(size, wishes) + size.events * EVENT_BYTES / MIB,
+        "report": STAGE_MEMORY + 200 + size.events * EVENT_BYTES / MIB,
     }
     asked = {stage: max(each, wishes.least_memory) for stage, each in needed.items()}
     return asked | ({"train": wishes.memory} if wishes.memory else {})
@@ -260,7 +262,8 @@ def _disk(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:
         "preprocess": transferred + size.values_mib / jobs["preprocess"] + 100,
         # The chunks, and their matrices, which are kept between epochs.
         "train": wishes.disk or size.values_mib + size.matrix_mib + 500,
-        "report": 500,
+        # What the trainings brought back, unpacked and packed.
+        "report": 500 + wishes.trainings * (20 + 2 * size.events * SCORE_BYTES / MIB),
     }
 
 

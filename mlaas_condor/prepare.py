@@ -273,6 +273,11 @@ def _warnings(
     warnings = [*request.warnings, *chosen.warnings]
     if model.reason:
         warnings.append(model.reason)
+    if request.params.training not in ("standard", "per chunk"):
+        warnings.append(
+            f"params.json: training: {request.params.training!r} means that each chunk is trained in turn, "
+            'as MLaaS4HEP does; "standard" runs every epoch over all chunks'
+        )
     if plan.wishes.copies:
         asked = plan.stage("train").memory
         warnings.append(

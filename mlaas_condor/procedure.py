@@ -28,7 +28,7 @@ IN_PARTS = frozenset(
     + ["Perceptron"]
 )
 """Estimators of scikit-learn that learn from a part of the events at a time."""
-_ESTIMATORS = (*_KINDS, "SVC", "SVR", "Regression", "NB", "Perceptron", "Pipeline", "Ridge")
+_WHOLE = {"make_pipeline", "early_stopping"}  # with these even such an estimator wants all events
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,19 @@ def variants(params: Params) -> list[dict[str, Any]]:
 
     One training only: none.
     """
-    combined = [
-        dict(zip(params.scan, values, strict=True)) for values in itertools.product(*params.scan.values())
-    ]
+    scanned = {key: [_understood(key, value) for value in values] for key, values in params.scan.items()}
+    combined = [dict(zip(scanned, values, strict=True)) for values in itertools.product(*scanned.values())]
     folds: list[dict[str, Any]] = [{"fold": fold} for fold in range(params.folds or 0)] or [{}]
     made = [{**one, **fold} for one in combined for fold in folds]
     return made if len(made) > 1 or params.scan else []
+
+
+def _understood(key: str, value: Any) -> Any:
+    """Return a scanned value as params.json would have it; as it is where it is wrong: that is told later."""
+    try:
+        return getattr(Params.model_validate({key: value}), key, value)
+    except ValidationError:
+        return value
 
 
 def copies(model: ModelFile) -> float:
@@ -116,17 +123,15 @@ def copies(model: ModelFile) -> float:
     """
     if model.framework != "sklearn":
         return 0.0
-    used = {name for name in model.names if name.endswith(_ESTIMATORS)}
-    if used and used <= IN_PARTS:
+    used = {name for name in model.names if name[:1].isupper()}
+    if used and used <= IN_PARTS and not model.names & _WHOLE:
         return 0.0
     # Measured: these make float64 of it, and bins of that; others keep it, with a copy or two in between.
     return 7.0 if any(name.startswith("HistGradientBoosting") for name in used) else 4.0
 
 
 def _keeps_best(params: Params) -> bool:
-    if params.best_model is None:
-        return params.early_stop is not None and params.training == "standard"
-    return params.best_model
+    return params.early_stop is not None if params.best_model is None else params.best_model
 
 
 def _split(request: Request, surveyed: Surveyed, labels: Sequence[str]) -> Split:
@@ -138,6 +143,9 @@ def _split(request: Request, surveyed: Surveyed, labels: Sequence[str]) -> Split
     for key, value in (("validation", wanted.validation), ("test", wanted.test)):
         patterns = value if isinstance(value, list) else []
         found[key] = sorted({i for each in patterns for i in _matching(request, each, paths, key)})
+    for key, value in (("validation", wanted.validation), ("test", wanted.test)):
+        if value == []:
+            request.problems.append(Problem(f"params.json: split.{key}", "names no file", "or give a share"))
     both = set(found["validation"]) & set(found["test"])
     problems = [f"{paths[i]} is in both" for i in sorted(both)]
     train = [i for i in range(len(paths)) if i not in found["validation"] and i not in found["test"]]
@@ -180,7 +188,9 @@ def _check(request: Request, model: ModelFile, classes: Sequence[str]) -> None:
 
 def _check_watching(params: Params, task: str, model: ModelFile) -> Iterator[tuple[str, str]]:
     networks = model.framework in ("keras", "keras2", "torch")
-    in_turn = params.training != "standard" and networks and "standard" not in params.scan.get("training", ())
+    in_parts = model.framework == "sklearn" and not copies(model)
+    standard = "standard" in (params.training, *params.scan.get("training", ()))
+    in_turn = not standard and (networks or in_parts)
     if in_turn and params.best_model:
         yield "best_model", 'compares epochs over the same events: it needs "training": "standard"'
     if in_turn and params.reduce_lr:
@@ -192,12 +202,12 @@ def _check_watching(params: Params, task: str, model: ModelFile) -> Iterator[tup
 
 
 def _check_classes(params: Params, task: str, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    if params.class_weights is None:
-        return
-    if task == "regression":
+    wanted = [params.class_weights, *params.scan.get("class_weights", [])]
+    if task == "regression" and any(wanted):
         yield "class_weights", "a regression has no classes"
-    elif isinstance(params.class_weights, Mapping):
-        for name, factor in params.class_weights.items():
+        return
+    for each in wanted:
+        for name, factor in each.items() if isinstance(each, Mapping) else ():
             if classes and name not in classes:
                 yield "class_weights", f"{name!r} is no label; there are {', '.join(map(repr, classes))}"
             if factor < 0:
@@ -213,6 +223,8 @@ def _check_scan(params: Params, model: ModelFile) -> Iterator[tuple[str, str]]:
                 there = ", ".join(model.keywords) or "none"
                 yield "scan", f"{key}: `model` in {model.path.name} has no argument {argument!r} ({there})"
             continue
+        if len({repr(value) for value in values}) < len(values):
+            yield "scan", f"{key}: a value is given twice: {values}"
         for value in values:
             try:
                 Params.model_validate({key: value})

@@ -34,7 +34,7 @@ def unit_name(number: int) -> str:
 
 def training_folder(output: Path, task: int, trainings: int) -> Path:
     """Return where in the output of the train stage a training is: below it where there are several."""
-    return output / f"training-{unit_name(task)}" if trainings > 1 else output
+    return output / f"training-{unit_name(task)}" if trainings else output
 
 
 def checkpoint_folder(folder: Path, task: int) -> Path:

@@ -15,7 +15,7 @@ from typing import TextIO
 
 from mlaas_condor.run import RunFolder
 
-_GRACE_SECONDS = 5.0  # between asking a job to end and ending it
+_GRACE_SECONDS = 15.0  # between asking a job to end and ending it
 _MACRO = re.compile(r"\$\((\w+)\)")
 
 
@@ -137,15 +137,23 @@ class Sandboxes:
             process = subprocess.Popen(
                 job.command,
                 cwd=place,
-                env={**os.environ, "OMP_NUM_THREADS": str(job.cpus)},
+                env=_environment(job),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 errors="replace",
                 pass_fds=(self._run_lock,),
+                # Ctrl-C is for the command: it asks the jobs to end, and they leave a checkpoint first.
+                start_new_session=True,
             )
             self._processes.append(process)
             return process
+
+
+def _environment(job: Job) -> dict[str, str]:
+    """Return the environment of a job; it is none of HTCondor's, also where this process is in one."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("_CONDOR_")}
+    return {**own, "OMP_NUM_THREADS": str(job.cpus)}
 
 
 def _bring_back(output: Path, target: Path) -> None:

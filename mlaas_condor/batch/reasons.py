@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlaas_condor import errors
-from mlaas_condor.errors import StageError
+from mlaas_condor.errors import LEAVE, StageError
 
 # HTCondor's manual, job ClassAd attribute HoldReasonCode: those that a run of ours can meet.
 _RESUME = "mlaas-condor resume {run}"
@@ -45,8 +45,6 @@ _HOLDS = {
     34: ("it used more memory than it asked for", _MORE_MEMORY),
 }
 _TAIL_BYTES = 8192
-LEAVE = 85
-"""Exit code of a training that has left a checkpoint; ``train.sub`` says it to HTCondor."""
 _EXITS = {kind.exit_code: kind for kind in StageError.__subclasses__()}
 _ADVICE = {
     errors.InputUnreadable: (
@@ -94,7 +92,8 @@ def of_exit(
     """
     see = f"mlaas-condor logs {run} --stage {stage} --task {task}"
     if signal is not None:
-        return f"was killed by signal {signal}" + (", often for lack of memory" if signal == 9 else ""), see
+        words = f"was killed by signal {signal}" + (", often for lack of memory" if signal == 9 else "")
+        return words, f"{see}; mlaas-condor resume {run} goes on"
     if code == 0:
         return "ended as if all were well, but without its output: did the model end the process?", see
     if code == LEAVE:  # on a pool HTCondor starts it again; without one somebody ended it

@@ -9,6 +9,7 @@ there, and is to be started again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -25,13 +26,14 @@ import numpy as np
 from mlaas_condor.batch import chirp
 from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import Specs
-from mlaas_condor.errors import InputUnreadable, ModelFault
+from mlaas_condor.errors import LEAVE, InputUnreadable, ModelFault, StageError
 from mlaas_condor.jsonfile import dumps
+from mlaas_condor.reading import digest_of
 from mlaas_condor.run import checkpoint_folder, mark, training_folder
 from mlaas_condor.stages.program import everything, log, main
 from mlaas_condor.state import Training
 from mlaas_condor.training import models
-from mlaas_condor.training.checkpoints import LEAVE, Checkpoints, Leave
+from mlaas_condor.training.checkpoints import Checkpoints, Leave
 from mlaas_condor.training.frameworks import Setup, TrainedModel, open_adapter
 from mlaas_condor.training.recipe import Recipe
 
@@ -50,7 +52,18 @@ _TELL_SECONDS = 10.0  # between two lines within a pass
 def work(arguments: list[str], output: Path) -> None:
     """Train, score, save."""
     task = int(arguments[3]) if len(arguments) > 3 else 0
-    recipe, specs = Recipe.read(Path(arguments[0])), Specs.read(Path(arguments[1]))
+    recipe = Recipe.read(Path(arguments[0]))
+    try:
+        _work(arguments, task, recipe, output)
+    except StageError as error:
+        if not recipe.variants:
+            raise
+        own = ", ".join(f"{key}={value}" for key, value in recipe.variants[task].items())
+        raise type(error)(f"{error} (with {own})") from error
+
+
+def _work(arguments: list[str], task: int, recipe: Recipe, output: Path) -> None:
+    specs = Specs.read(Path(arguments[1]))
     folder = training_folder(output, task, len(recipe.variants))
     folder.mkdir(exist_ok=True)
     recipe = recipe.variant(task)
@@ -72,19 +85,27 @@ def work(arguments: list[str], output: Path) -> None:
     recipe.write(folder / "recipe.json")
     MATRICES.mkdir(exist_ok=True)
     samples = Samples(paths, columns, recipe, MATRICES, _space(paths))
-    checkpoints = Checkpoints(
-        checkpoint_folder(Path(), task), _key(arguments, recipe), recipe.checkpoint, leave=_on_a_pool()
-    )
+    key = _key(arguments, recipe, model_file.framework)
+    checkpoints = Checkpoints(checkpoint_folder(Path(), task), key, recipe.checkpoint, leave=_on_a_pool())
     signal.signal(signal.SIGTERM, checkpoints.ask)
     try:
         _train(model, samples, recipe, checkpoints, folder)
     except Leave:
+        _leave()
+    # Its last checkpoint is written: from now on there is nothing to wait for.
+    signal.signal(signal.SIGTERM, _leave)
+    _finish(model, model_file.framework, samples, recipe, folder)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    mark(output, task, everything(folder))
+    checkpoints.clear()
+
+
+def _leave(*_: object) -> NoReturn:
+    """End, to go on from the checkpoint in another process."""
+    with contextlib.suppress(RuntimeError, OSError):  # a signal may have come while something was written
         log.info("a checkpoint is written; leaving, to go on from there")
         sys.stdout.flush()
-        os._exit(LEAVE)
-    _finish(model, model_file.framework, samples, recipe, folder)
-    checkpoints.clear()
-    mark(output, task, everything(folder))
+    os._exit(LEAVE)
 
 
 def _train(
@@ -93,6 +114,8 @@ def _train(
     from mlaas_condor.training import loop
 
     trainer = loop.Trainer(model, samples, recipe, checkpoints)
+    if trainer.progress.history or trainer.progress.portions:
+        log.info("going on from a checkpoint: %d passes are over", len(trainer.progress.history))
     told = _Teller(trainer, recipe)
     for epoch in trainer.run(told.tell_part):
         told.tell(epoch)
@@ -122,7 +145,11 @@ def _finish(
     name = "rmse" if recipe.task == "regression" else "auc"
     test: Mapping[str, Any] = result["test"]
     log.info(
-        "test %s %s on %d events; model saved as %s", name.upper(), test[name], test["events"], main_file
+        "test %s %s on %d events; model saved as %s",
+        name.upper(),
+        "unknown" if test[name] is None else f"{test[name]:.4f}",
+        test["events"],
+        main_file,
     )
 
 
@@ -157,16 +184,12 @@ def _on_a_pool() -> bool:
     return "_CONDOR_JOB_AD" in os.environ
 
 
-def _key(arguments: list[str], recipe: Recipe) -> str:
+def _key(arguments: list[str], recipe: Recipe, framework: models.Framework) -> str:
     """Return what a checkpoint depends on: another recipe, model or data are another training."""
     # How often to write one changes nothing of what comes out.
     plain = recipe.model_copy(update={"checkpoint": Recipe.model_fields["checkpoint"].default, "verbose": 0})
-    parts = [
-        plain.model_dump_json().encode(),
-        Path(arguments[1]).read_bytes(),
-        Path(recipe.model).read_bytes(),
-    ]
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+    files = digest_of([Path(arguments[1]), Path(recipe.model), *map(Path, recipe.modules)])
+    return f"{hashlib.sha256(plain.model_dump_json().encode()).hexdigest()} {files} {framework}"
 
 
 def _resources(recipe: Recipe) -> dict[str, Any]:
@@ -197,7 +220,9 @@ def _open(model_file: models.ModelFile, columns: int, recipe: Recipe) -> Trained
         classes=len(recipe.classes), gpus=recipe.gpus, arguments=recipe.arguments,
     )  # fmt: skip
     try:
-        return open_adapter(model_file, setup)
+        model = open_adapter(model_file, setup)
+        _check_outputs(model, model_file, setup)
+        return model
     except models.LegacyKerasNeeded as refusal:
         _start_again_with_keras_2(str(refusal).splitlines()[0])
     except ModelFault as fault:
@@ -205,6 +230,18 @@ def _open(model_file: models.ModelFile, columns: int, recipe: Recipe) -> Trained
         if not refusal_of_keras_3:
             raise
         raise ModelFault(f"{refusal_of_keras_3} (and with Keras 2: {str(fault).splitlines()[0]})") from fault
+
+
+def _check_outputs(model: TrainedModel, model_file: models.ModelFile, setup: Setup) -> None:
+    """Refuse a network that tells more classes apart than there are, before it is trained."""
+    if model_file.framework not in ("keras", "keras2", "torch") or setup.task == "regression":
+        return
+    scores = model.predict(np.zeros((2, setup.idim), np.float32))
+    if scores.ndim == 2 and scores.shape[1] > setup.classes:
+        raise ModelFault(
+            f"{model_file.path.name}: the data have {setup.classes} classes, the model gives "
+            f"{scores.shape[1]} scores"
+        )
 
 
 def _start_again_with_keras_2(refusal: str) -> NoReturn:

@@ -75,7 +75,7 @@ def write(path: Path, folder: Path) -> None:
         part.open("wb") as raw,
         # A file name or a time in gzip's header would differ from one writing to the next.
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for entry in sorted(folder.rglob("*")):
             if not entry.is_symlink() and (entry.is_dir() or entry.is_file()):

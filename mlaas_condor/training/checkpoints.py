@@ -7,6 +7,7 @@ it the checkpoint back wherever it runs next (``checkpoint_exit_code`` in ``trai
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -18,9 +19,6 @@ from mlaas_condor.params import CheckpointEvery
 from mlaas_condor.training import faults
 from mlaas_condor.training.frameworks import TrainedModel
 from mlaas_condor.training.progress import Progress
-
-LEAVE = 85
-"""Exit code of a training that has left a checkpoint and is to be started again: HTCondor's custom."""
 
 WRITE_SECONDS = 60.0
 """A checkpoint is written at least this often: a process that is killed loses no more."""
@@ -58,13 +56,19 @@ class Checkpoints:
         self._asked = False
         self._number = max((number for number, _ in self._found()), default=0)
         self._best: str | None = None
-        self._started = self._written = time.monotonic()
+        self._started: float | None = None  # of the first portion: what came before would come again
+        self._written = time.monotonic()
         self._least = WRITE_SECONDS if every.seconds is None else min(WRITE_SECONDS, every.seconds)
         self._epochs = 0
 
     def ask(self, *_: object) -> None:
         """Leave as soon as the portion being trained on is over: what SIGTERM means."""
         self._asked = True
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked to leave."""
+        return self._asked
 
     def restore(self, model: TrainedModel) -> Progress | None:
         """Take the newest checkpoint that is whole; None where there is none of this training."""
@@ -78,6 +82,18 @@ class Checkpoints:
             self._number = number
             return Progress.of(said["progress"])
         return None
+
+    def training_is_over(self, model: TrainedModel, progress: Progress) -> None:
+        """Write a last checkpoint: what is left to do, scores and so on, may take long too.
+
+        Raises
+        ------
+        Leave
+            Somebody asked for it.
+        """
+        self._write(model, progress)
+        if self._asked:
+            raise Leave
 
     def epoch_is_over(self, model: TrainedModel, progress: Progress) -> None:
         """Count the epoch, then do as `consider`."""
@@ -116,6 +132,8 @@ class Checkpoints:
 
     def _is_time_to_leave(self) -> bool:
         seconds, epochs = self._every.seconds, self._every.epochs
+        if self._started is None:
+            self._started = time.monotonic()
         late = seconds is not None and time.monotonic() - self._started > seconds
         return late or (epochs is not None and self._epochs >= epochs)
 
@@ -129,7 +147,7 @@ class Checkpoints:
             "key": self._key,
             "model": name,
             "best": self._best,
-            "sizes": {each: (self.folder / each).stat().st_size for each in files},
+            "digests": {each: _digest(self.folder / each) for each in files},
             "progress": progress.to_dict(),
         }
         path = self.folder / f"{self._number:05d}.json"
@@ -151,9 +169,16 @@ class Checkpoints:
         """Yield the checkpoints that are whole: a process may be killed at any moment."""
         for path in self.folder.glob("[0-9]*.json"):
             try:
-                sizes = json.loads(path.read_text("utf-8"))["sizes"]
-                whole = all((self.folder / name).stat().st_size == size for name, size in sizes.items())
+                digests = json.loads(path.read_text("utf-8"))["digests"]
+                whole = all(_digest(self.folder / name) == digest for name, digest in digests.items())
             except (OSError, ValueError, KeyError):
                 continue
             if whole:
                 yield int(path.stem), path
+            else:
+                log.warning("%s is damaged, and left alone", path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -42,7 +42,13 @@ _PACKAGES = (
     "keras",
     "tf-keras",
     "tensorflow",
+    "torch",
     "scikit-learn",
+    "skops",
+    "xgboost",
+    "xgboost-cpu",
+    "onnx",
+    "onnxruntime",
 )
 _VERSION = re.compile(r'^CondorVersion = "(?P<version>[^"]*)"', re.MULTILINE)
 

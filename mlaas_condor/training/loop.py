@@ -6,6 +6,7 @@ interrupted, and gone on with elsewhere: each draws from a seed of its own, and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas_condor.data.streaming import MIXED
-from mlaas_condor.errors import DataFault
+from mlaas_condor.errors import DataFault, ModelFault
 from mlaas_condor.training import metrics
 from mlaas_condor.training.checkpoints import Checkpoints
 from mlaas_condor.training.frameworks import Portion, TrainedModel
@@ -93,6 +94,8 @@ class Trainer:
         # A loop of the user's own decides on epochs by itself.
         self._epochs = 1 if model.own_loop and not recipe.standard else recipe.epochs
         whole = model.learning == "whole"
+        # Epochs over different chunks cannot be compared.
+        self._keeps_best = recipe.best_model and (recipe.standard or whole)
         self.passes = 1 if whole else self._epochs * (1 if recipe.standard else len(samples))
         self._after_portion: Callable[[], None] = lambda: None
         self._since = time.monotonic()  # the end of what was last counted: reading counts as well
@@ -125,7 +128,8 @@ class Trainer:
             yield from self._standard()
         else:
             yield from self._per_chunk()
-        if self._recipe.best_model:
+        self._checkpoints.training_is_over(self._model, self.progress)
+        if self._keeps_best:
             self._checkpoints.restore_best(self._model)
 
     @property
@@ -142,7 +146,7 @@ class Trainer:
     @property
     def history(self) -> list[dict[str, Any]]:
         """What each pass gave; the one whose model is kept has ``best``."""
-        kept = self.progress.watch.best_epoch if self._recipe.best_model else 0
+        kept = self.progress.watch.best_epoch if self._keeps_best else 0
         return [
             {**entry, **({"best": True} if number == kept else {})}
             for number, entry in enumerate(self.progress.history, 1)
@@ -208,11 +212,12 @@ class Trainer:
         for sample in self._samples:
             rows = sample.rows["train"]
             events += len(rows)
-            weight += len(rows) if sample.weights is None else float(sample.weights[rows].sum())
+            weights = sample.truth("train", self._recipe)[1]
+            weight += len(rows) if weights is None else float(weights.sum())
             classes |= sample.classes() if self._recipe.task == "classification" else set()
         if self._recipe.task == "classification":
             _check_classes(classes)
-        return events, weight if not self._recipe.weighted else weight / self._recipe.weight_scale
+        return events, weight
 
     def _fit(self, samples: Sequence[Sample]) -> None:
         """Train by one pass over the training events of some chunks, mixed."""
@@ -235,6 +240,8 @@ class Trainer:
         trained = progress.seconds
         val_loss, val_auc, val_rmse = _validate(self._model, samples, self._recipe)
         means = _means(progress.fitted)
+        if self._model.learning == "passes":
+            _check_losses(progress.fitted)
         epoch = Epoch(
             epoch=progress.epoch + 1,
             chunk=chunk,
@@ -258,13 +265,22 @@ class Trainer:
         auc = recipe.monitor == "val_auc"
         least = recipe.early_stop.min_delta if recipe.early_stop else 0.0
         is_best = watch.see(val_auc if auc else val_loss, len(self.progress.history), auc, least)
-        if is_best and recipe.best_model:
+        if is_best and self._keeps_best:
             self._checkpoints.keep_best(self._model)
         rate = self._model.learning_rate() if recipe.reduce_lr else None
         lower = watch.lower(rate, recipe.reduce_lr) if rate is not None and recipe.reduce_lr else None
         if lower is not None:
             self._model.set_learning_rate(lower)
             self.progress.rate = lower
+
+
+def _check_losses(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if not math.isfinite(part.values["loss"]):
+            raise ModelFault(
+                f"the loss of the training events is {part.values['loss']}: the training diverged (a lower "
+                "learning rate helps), or the model gives NaN"
+            )
 
 
 def _check_classes(classes: set[int], where: str = "") -> None:

@@ -60,7 +60,7 @@ class ModelFile:
     keywords
         Further arguments of ``model`` that may be given by name; None: any.
     names
-        Names that the file imports from the framework, to guess what it makes.
+        Names that the file imports or reaches by a dot, and of arguments it gives: to guess what it makes.
     reason
         Why this framework, in a sentence for the user; empty where the imports say it all.
     old_optimizers
@@ -187,11 +187,11 @@ def _keywords(function: ast.FunctionDef, takes_idim: bool) -> tuple[str, ...] | 
 
 
 def _used_names(tree: ast.Module) -> set[str]:
-    """Return the names that stand for classes and functions in a file, imported or reached by a dot."""
-    imported = {
-        name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names
-    }
-    return imported | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    """Return the names in a file that are imported or reached by a dot, and those of arguments given."""
+    nodes = list(ast.walk(tree))
+    imported = {name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+    given = {node.arg for node in nodes if isinstance(node, ast.keyword) and node.arg}
+    return imported | given | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
 
 def _find_framework(path: Path, tree: ast.Module) -> Framework:

@@ -48,7 +48,8 @@ class Watch:
         Parameters
         ----------
         value
-            None or NaN where it could not be measured: that is no improvement.
+            None where there is nothing to measure it by; NaN where the training has diverged, which is no
+            improvement.
         number
             Number of the pass.
         larger
@@ -56,7 +57,9 @@ class Watch:
         least
             By how much it must be better to count.
         """
-        if value is not None and not math.isnan(value):
+        if value is None or (math.isnan(value) and self.best is None):
+            return False  # nothing there to be measured by: neither better nor worse
+        if not math.isnan(value):
             gain = math.inf if self.best is None else (value - self.best if larger else self.best - value)
             if gain > least:
                 self.best, self.best_epoch, self.waited, self.since_rate = value, number, 0, 0

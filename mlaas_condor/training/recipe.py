@@ -225,6 +225,12 @@ class Recipe(JsonFile):
         if self.class_weights is None or self.task == "regression":
             return self
         if self.class_weights != "balanced":
+            unknown = sorted(set(self.class_weights) - set(self.classes))
+            if unknown:
+                raise DataFault(
+                    f"class_weights: {', '.join(map(repr, unknown))} is no label; there are "
+                    f"{', '.join(map(repr, self.classes))}"
+                )
             factors = [self.class_weights.get(name, 1.0) for name in self.classes]
             return self.model_copy(update={"class_factors": factors})
         sums = np.zeros(len(self.classes))

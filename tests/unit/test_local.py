@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -80,6 +81,27 @@ def test_ctrl_c_stops_the_jobs_and_says_how_to_go_on(tmp_path, home):
     assert time.monotonic() - started < 20, "the job was stopped, not waited for"
     assert "resume tth_1" in said
     assert workflow.open_run("tth_1", home).status().state == "cancelled"
+
+
+def test_a_training_stopped_by_ctrl_c_goes_on_where_it_was(tmp_path, home):
+    folder = copy_example(tmp_path, nevts=6000, epochs=40)
+    program = Path(sys.executable).with_name("mlaas-condor")
+    command = [program, "--home", home.home, "run", "--local", folder]
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **output, preexec_fn=interruptible, start_new_session=True) as process:
+        log = home.runs / "tth_1" / "logs" / "train.0.out"
+        deadline = time.monotonic() + 120
+        while not (log.exists() and "epoch 3/40" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the foreground
+        process.wait(timeout=60)
+    assert process.returncode == 130
+    run = workflow.open_run("tth_1", home)
+    run.resume()
+    again = log.read_text()
+    assert "going on from a checkpoint" in again and "epoch 1/" not in again
+    assert len(run.history()) == 40
 
 
 def test_a_killed_process_leaves_a_run_that_can_be_gone_on_with(tmp_path, home):

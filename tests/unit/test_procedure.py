@@ -64,7 +64,7 @@ def test_wishes_are_in_the_recipe(ready, change):
     [
         ({"training": "standard", "early_stop": 3, "best_model": False}, False),
         ({"training": "standard", "best_model": True}, True),
-        ({"early_stop": 3}, False),
+        ({"early_stop": 3}, True),  # which the loop heeds where epochs can be compared
         ({}, False),
     ],
 )

@@ -38,7 +38,7 @@ def check(estimator: Any, name: str, task: Task) -> None:
     wanted = "regressor" if task == "regression" else "classifier"
     if wanted not in found:
         what = f"a {found[0]}" if found else "neither classifier nor regressor"
-        other = ', or set "task" in params.json' if found else ""
+        other = ', or set "task" in job.json' if found else ""
         raise ModelFault(
             f"{name}: `model` returns a {kind}, which is {what}: for a {task} return a {wanted}{other}"
         )

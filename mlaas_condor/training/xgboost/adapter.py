@@ -132,8 +132,8 @@ class XGBoostModel:
         """Train on all events, some rounds a stage; ``loss`` and the estimator's own metrics are of all."""
         if self._rounds_done() >= self._plan.rounds:
             return
-        # In a job HTCondor lets temporary files be on its scratch disk.
-        with tempfile.TemporaryDirectory(prefix="xgboost-", ignore_cleanup_errors=True) as folder:
+        # Beside the matrices: it goes with the folder of the job, should the process end at once.
+        with tempfile.TemporaryDirectory(prefix="xgboost-", dir=Path(), ignore_cleanup_errors=True) as folder:
             yield from self._stages(portions, events, Path(folder))
 
     def evaluate(self, x: FloatArray, y: TargetArray, weights: FloatArray | None = None) -> dict[str, float]:

@@ -123,7 +123,7 @@ def _check(estimator: Any, xgboost: Any, name: str, setup: Setup) -> None:
     if not isinstance(estimator, getattr(xgboost, wanted)):
         raise ModelFault(
             f"{name}: `model` returns an {kind}: for a {setup.task} return an {wanted}, or set "
-            '"task" in params.json'
+            '"task" in job.json'
         )
     if getattr(estimator, "booster", None) == "gblinear":
         raise ModelFault(

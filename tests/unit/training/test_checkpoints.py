@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -237,7 +238,8 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, damage, monkeyp
     (kept,) = tmp_path.glob("0*.model")
     # As if the process had been killed while it wrote the next one.
     later = tmp_path / "99999.json"
-    said = json.loads(news.read_text()) | {"model": "99999.model", "sizes": {"99999.model": 10}}
+    digest = hashlib.sha256(b"0123456789").hexdigest()
+    said = json.loads(news.read_text()) | {"model": "99999.model", "digests": {"99999.model": digest}}
     later.write_text(json.dumps(said))
     (tmp_path / "99999.model").write_bytes(b"0123456789")
     if damage == "cut the model short":
