@@ -45,8 +45,7 @@ def test_the_commands_of_the_readme_do_what_it_says(tmp_path):
     try:
         for line in "".join(blocks("sh")).splitlines():
             said[line] = run("sh", "-c", line)
-        (python,) = blocks("python")
-        shown = run(sys.executable, "-W", "error", "-c", python)
+        shown = run(sys.executable, "-W", "error", "-c", "\n".join(blocks("python")))
     finally:
         pool.down(settings_of(home), force=True)
     assert "test AUC 0." in said["mlaas-condor watch tth_1"]
