@@ -106,7 +106,8 @@ def submitted(pool_home, tmp_path_factory):
     settings = turn_to(settings_of(pool_home))
     made = {}
     for kind, (text, _, _) in KINDS.items():
-        folder = copy_example(tmp_path_factory.mktemp(kind), epochs=5)
+        # Other events than those of the other tests, which make chunks of their own.
+        folder = copy_example(tmp_path_factory.mktemp(kind), epochs=5, nevts=15000)
         (folder / "model.py").write_text(text)
         edit(folder, "job.json", name=kind)
         made[kind] = submit(folder, settings)

@@ -72,7 +72,7 @@ def uninterrupted(folder, settings):
 
 def test_three_evictions_and_a_kill_change_nothing(settings, request_folder):
     epochs = 30
-    edit(request_folder, "params.json", epochs=epochs, checkpoint=6)
+    edit(request_folder, "params.json", epochs=epochs, checkpoint=6, nevts=15000)
     run = submit(request_folder, settings)
     rng = random.Random(1)
     for number in range(3):
@@ -95,7 +95,7 @@ def test_three_evictions_and_a_kill_change_nothing(settings, request_folder):
 
 
 def test_a_training_held_in_the_middle_goes_on_where_it_was(settings, request_folder):
-    edit(request_folder, "params.json", epochs=25)
+    edit(request_folder, "params.json", epochs=25, nevts=15000)
     run = submit(request_folder, settings)
     wait_for_epochs(run, 4)
     subprocess.run(["condor_hold", train_job(run)], check=True, capture_output=True)
@@ -107,7 +107,7 @@ def test_a_training_held_in_the_middle_goes_on_where_it_was(settings, request_fo
 
 
 def test_progress_is_in_the_job_ad(settings, request_folder):
-    edit(request_folder, "params.json", epochs=40)
+    edit(request_folder, "params.json", epochs=40, nevts=15000)
     run = submit(request_folder, settings)
     wait_for_epochs(run, 3)
     names = ["Epoch", "Epochs", "Loss", "ValLoss", "ValAuc", "EventsPerSecond", "SecondsLeft"]

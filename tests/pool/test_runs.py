@@ -48,7 +48,7 @@ def test_a_run_brings_a_good_model(whole):
 def test_status_shows_where_the_training_is(whole):
     _, training, _, _, _ = whole
     assert 1 <= training.training.epoch <= training.training.epochs == 60
-    assert 0.5 < training.training.val_auc < 1
+    assert 0.5 < training.training.value < 1
     assert stage(training, "train").running == 1
 
 
