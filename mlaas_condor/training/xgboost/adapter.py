@@ -133,7 +133,9 @@ class XGBoostModel:
         if self._rounds_done() >= self._plan.rounds:
             return
         # Beside the matrices: it goes with the folder of the job, should the process end at once.
-        with tempfile.TemporaryDirectory(prefix="xgboost-", dir=Path(), ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="xgboost-", dir=Path.cwd(), ignore_cleanup_errors=True
+        ) as folder:
             yield from self._stages(portions, events, Path(folder))
 
     def evaluate(self, x: FloatArray, y: TargetArray, weights: FloatArray | None = None) -> dict[str, float]:

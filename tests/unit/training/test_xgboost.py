@@ -175,8 +175,7 @@ def test_the_seed_decides(make):
 def test_bins_on_disk_give_the_same_trees_and_leave_nothing_there(make, monkeypatch, tmp_path):
     x, y = events(3000)
     weights = event_weights(3000)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(tmp_path)
     in_memory, on_disk = (make(KINDS[2]) for _ in range(2))
     train(in_memory, x, y, weights)
     monkeypatch.setattr(binned, "IN_MEMORY", 1000)
