@@ -12,8 +12,9 @@ demo: $(READY)
 	$(BIN)/mlaas-condor --pool personal submit examples/tth --watch
 	@echo "the pool goes on running; stop it with: $(BIN)/mlaas-condor pool down"
 
+# The tests of the pool wait most of the time: another process runs the others meanwhile.
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -164,5 +164,12 @@ def command(monkeypatch, capsys):
     return call
 
 
+def pytest_collection_modifyitems(items):
+    """Let the tests of a file, which share what they need, run in one process, and all that share the pool."""
+    for item in items:
+        group = "pool" if item.get_closest_marker("pool") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the files of tests/unit/golden anew")
