@@ -165,7 +165,7 @@ def command(monkeypatch, capsys):
 
 
 def pytest_collection_modifyitems(items):
-    """Let the tests of a file, which share what they need, run in one process, and all that share the pool."""
+    """Run the tests of a file, which share what they need, in one process; and all those of the pool."""
     for item in items:
         group = "pool" if item.get_closest_marker("pool") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
