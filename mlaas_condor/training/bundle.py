@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlaas_condor.errors import InputUnreadable
-
-PARAMS_FILE = "params.json"
+from mlaas_condor.training.writing import replacing
 
 
 def params_json(
@@ -70,8 +69,8 @@ def write(path: Path, folder: Path) -> None:
     folder
         Its content becomes the members ``./…``, in order of name; links and special files are left out.
     """
-    part = path.with_name(path.name + ".part")
     with (
+        replacing(path) as part,
         part.open("wb") as raw,
         # A file name or a time in gzip's header would differ from one writing to the next.
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
@@ -80,7 +79,6 @@ def write(path: Path, folder: Path) -> None:
         for entry in sorted(folder.rglob("*")):
             if not entry.is_symlink() and (entry.is_dir() or entry.is_file()):
                 _add(tar, entry, f"./{entry.relative_to(folder).as_posix()}")
-    part.replace(path)
 
 
 def _add(tar: tarfile.TarFile, entry: Path, name: str) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mlaas_condor.params import CheckpointEvery
-from mlaas_condor.training import faults
 from mlaas_condor.training.frameworks import TrainedModel
 from mlaas_condor.training.progress import Progress
+from mlaas_condor.training.writing import replacing
 
 WRITE_SECONDS = 60.0
 """A checkpoint is written at least this often: a process that is killed loses no more."""
@@ -64,11 +64,6 @@ class Checkpoints:
     def ask(self, *_: object) -> None:
         """Leave as soon as the portion being trained on is over: what SIGTERM means."""
         self._asked = True
-
-    @property
-    def asked(self) -> bool:
-        """Whether somebody has asked to leave."""
-        return self._asked
 
     def restore(self, model: TrainedModel) -> Progress | None:
         """Take the newest checkpoint that is whole; None where there is none of this training."""
@@ -151,10 +146,8 @@ class Checkpoints:
             "progress": progress.to_dict(),
         }
         path = self.folder / f"{self._number:05d}.json"
-        part = path.with_suffix(".part")
-        with faults.of_writing(path):
+        with replacing(path) as part:
             part.write_text(json.dumps(said), "utf-8")
-            part.replace(path)
         self._forget_all_but({path.name, *files})
         self._written = time.monotonic()
         # Of a large model that is slow to write, less often.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +71,8 @@ class NoOnnx(Exception):
     """The model cannot be written as ONNX; the message says why, in a sentence for the user."""
 
 
-class TrainedModel(Protocol):
-    """A model that is being trained, or was.
+class TrainedModel(ABC):
+    """A model that is being trained, or was: what every framework's adapter is.
 
     ``x`` is always the feature matrix, shape (events, columns), without NaN; ``y`` has shape (events,):
     the class of each event, integers from 0, or for a regression its target. ``weights`` are factors to
@@ -83,7 +84,7 @@ class TrainedModel(Protocol):
     """
 
     learning: Learning
-    own_loop: bool
+    own_loop: bool = False
     """Whether the user's own loop trains, which decides by itself on epochs, loss and optimizer."""
 
     def fit(
@@ -123,7 +124,7 @@ class TrainedModel(Protocol):
         OutOfMemory
             The memory does not suffice.
         """
-        ...
+        raise NotImplementedError
 
     def fit_whole(self, portions: Callable[[], Iterator[Portion]], events: int) -> Iterator[dict[str, float]]:
         """Train on all events, and yield after each stage of it; only where ``learning`` is ``whole``.
@@ -142,41 +143,42 @@ class TrainedModel(Protocol):
             anything, such as ``loss``. After each one ``checkpoint`` may be called; a model that was
             restored from it goes on there when this is called again, and ends the same.
         """
-        ...
+        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, x: FloatArray, y: TargetArray, weights: FloatArray | None = None) -> dict[str, float]:
         """Return ``loss`` and the model's own metrics over these events, without training."""
-        ...
 
+    @abstractmethod
     def predict(self, x: FloatArray) -> FloatArray:
         """Return the scores, shape (events,) or (events, classes), or what a regression predicts,
         shape (events,); errors as ``fit``.
         """
-        ...
 
     def learning_rate(self) -> float | None:
         """Return the learning rate; None where there is none that could be changed between passes."""
-        ...
+        return None
 
     def set_learning_rate(self, rate: float) -> None:
-        """Change the learning rate of the passes that follow."""
-        ...
+        """Change the learning rate of the passes that follow; only where there is one."""
+        raise NotImplementedError
 
+    @abstractmethod
     def checkpoint(self, path: Path) -> None:
         """Write all that changes in training to one file, replacing it only once it is complete."""
-        ...
 
+    @abstractmethod
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of the same model; ``ModelFault`` where it is of another.
 
         A checkpoint is the job's own: it is read without distrust, and is never part of a bundle.
         """
-        ...
 
+    @abstractmethod
     def save(self, folder: Path) -> str:
         """Write the model for serving into a folder; return the name of the main file in it."""
-        ...
 
+    @abstractmethod
     def export_onnx(self, path: Path) -> None:
         """Write the model as ONNX: input ``features``, float32 (events, columns); output ``scores``, as
         ``predict`` gives them, or of shape (events, 1).
@@ -186,14 +188,14 @@ class TrainedModel(Protocol):
         NoOnnx
             It cannot be written so.
         """
-        ...
 
     @classmethod
+    @abstractmethod
     def build(cls, model_file: ModelFile, setup: Setup) -> Self:
         """Make the user's model; parameters and errors as ``open_adapter``."""
-        ...
 
     @classmethod
+    @abstractmethod
     def load(
         cls,
         folder: Path,
@@ -201,12 +203,28 @@ class TrainedModel(Protocol):
         threads: int = 1,
         task: Task = "classification",
     ) -> Self:
-        """Return the model that ``save`` wrote; ``model_file`` supplies the user's own classes."""
-        ...
+        """Return the model that ``save`` wrote.
 
+        Parameters
+        ----------
+        folder
+            Where it wrote.
+        model_file
+            The user's file: supplies what ``save`` could not write. Its code is run, and trusted.
+        threads
+            CPU threads the framework may use.
+        task
+            What the model was trained for.
+
+        Raises
+        ------
+        ModelFault
+            There is no model that can be loaded, or not without the user's file.
+        """
+
+    @abstractmethod
     def describe(self) -> str:
         """Return a few lines for people: layers, optimizer, loss, device."""
-        ...
 
 
 def adapter_of(framework: Framework) -> type[TrainedModel]:

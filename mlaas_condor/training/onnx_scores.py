@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas_condor.training import faults, models
+from mlaas_condor.training import models
 from mlaas_condor.training.frameworks import NoOnnx
+from mlaas_condor.training.writing import replacing
 
 INPUT, OUTPUT = "features", "scores"
 OPSET, ML_OPSET, XGBOOST_OPSET = 18, 3, 15
@@ -133,10 +134,8 @@ def write(
         No space is left.
     """
     _reduce(model, choice, activation)
-    part = path.with_name(path.name + ".part")
-    with faults.of_writing(path):
+    with replacing(path) as part:
         part.write_bytes(model.SerializeToString())
-    part.replace(path)
 
 
 def _reduce(model: Any, choice: NDArray[np.float32] | None, activation: Activation) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import io
 import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from mlaas_condor.errors import ModelFault
 from mlaas_condor.training import faults, models
-from mlaas_condor.training.frameworks import FloatArray, Learning, Portion, Setup, TargetArray
+from mlaas_condor.training.frameworks import FloatArray, Setup, TargetArray, TrainedModel
 from mlaas_condor.training.keras import gpus, onnx, optimizers, state
 from mlaas_condor.training.keras.binding import bind, is_refusal
 from mlaas_condor.training.keras.passes import Kind, Passes
@@ -37,8 +36,8 @@ KERAS_FILE = "model.keras"
 MAIN_FILE = "saved_model.pb"
 
 
-class KerasModel:
-    """A compiled Keras model; see ``frameworks.TrainedModel`` for what its methods promise.
+class KerasModel(TrainedModel):
+    """A compiled Keras model.
 
     Parameters
     ----------
@@ -56,8 +55,7 @@ class KerasModel:
         Distributes the training over several GPUs; the model was made in its scope. None for one device.
     """
 
-    learning: Learning = "passes"
-    own_loop = False
+    learning = "passes"
 
     def __init__(
         self,
@@ -119,19 +117,7 @@ class KerasModel:
         threads: int = 1,
         task: Task = "classification",
     ) -> Self:
-        """Return the model that ``save`` wrote into a folder.
-
-        Parameters
-        ----------
-        folder
-            The folder.
-        model_file
-            The user's file; needed where the model has classes of the user's own. It is run.
-        threads
-            CPU threads TensorFlow may use.
-        task
-            What the model was trained for.
-        """
+        """Return the model that ``save`` wrote; the user's file is needed for classes of its own."""
         legacy = not (folder / KERAS_FILE).exists()
         keras = bind(legacy, threads)
         own = models.load_names(model_file) if model_file else {}
@@ -181,10 +167,6 @@ class KerasModel:
             ]
         scores: NDArray[np.float32] = np.concatenate(parts).astype(np.float32, copy=False)
         return scores.reshape(len(x)) if self._targets.outputs == 1 else scores
-
-    def fit_whole(self, portions: Callable[[], Iterator[Portion]], events: int) -> Iterator[dict[str, float]]:
-        """Refuse: a network learns pass by pass."""
-        raise NotImplementedError
 
     def learning_rate(self) -> float | None:
         """Return the optimizer's learning rate; None where it follows a schedule of its own."""

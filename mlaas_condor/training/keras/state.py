@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mlaas_condor.errors import ModelFault
-from mlaas_condor.training import faults
 from mlaas_condor.training.keras import variables
 from mlaas_condor.training.keras.passes import Passes
+from mlaas_condor.training.writing import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +88,8 @@ class State:
 def write(path: Path, variables: Sequence[Any]) -> None:
     """Write the values of variables to a file, replacing it only once it is complete."""
     values = {f"v{i:05}": variable.numpy() for i, variable in enumerate(variables)}
-    part = path.with_name(path.name + ".part")
-    with faults.of_writing(path):
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **values)
-        part.replace(path)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **values)
 
 
 def read(path: Path, variables: Sequence[Any], name: str) -> None:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from mlaas_condor.errors import FrameworkMissing, ModelFault
 from mlaas_condor.training import faults, models, onnx_scores
-from mlaas_condor.training.frameworks import FloatArray, Learning, Portion, Setup, TargetArray
+from mlaas_condor.training.frameworks import FloatArray, Portion, Setup, TargetArray, TrainedModel
 from mlaas_condor.training.models import ModelFile
 from mlaas_condor.training.recipe import Task
 from mlaas_condor.training.sklearn import files, parts
 from mlaas_condor.training.sklearn.stages import Stages
 from mlaas_condor.training.whole import gather, mean_loss
+from mlaas_condor.training.writing import replacing
 
 LOSS_EVENTS = 10_000
 """Training events that the loss after a stage is of: all of them could cost more than the stage."""
@@ -32,8 +33,8 @@ PREDICT_BATCH = 16384
 """Events a call when nothing is learnt: what a network computes of them in between stays small."""
 
 
-class SklearnModel:
-    """A scikit-learn estimator; see ``frameworks.TrainedModel`` for what its methods promise.
+class SklearnModel(TrainedModel):
+    """A scikit-learn estimator.
 
     Parameters
     ----------
@@ -51,8 +52,6 @@ class SklearnModel:
         CPU threads that the linear algebra below it may use.
     """
 
-    own_loop = False
-
     def __init__(self, estimator: Any, name: str, idim: int, task: Task, classes: int, threads: int) -> None:
         self._name = name
         self._idim = idim
@@ -63,7 +62,7 @@ class SklearnModel:
         self._pools = importlib.import_module("threadpoolctl").ThreadpoolController()
         self._stages = Stages(self._final)
         self._done, self._over = 0, False
-        self.learning: Learning = "passes" if parts.learns_in_passes(estimator) else "whole"
+        self.learning = "passes" if parts.learns_in_passes(estimator) else "whole"
 
     @classmethod
     def build(cls, model_file: ModelFile, setup: Setup) -> Self:
@@ -83,19 +82,9 @@ class SklearnModel:
         threads: int = 1,
         task: Task = "classification",
     ) -> Self:
-        """Return the estimator that ``save`` wrote into a folder.
+        """Return the estimator that ``save`` wrote.
 
-        Parameters
-        ----------
-        folder
-            The folder.
-        model_file
-            The user's file; needed where the estimator has classes of the user's own, or is a pickle. It is
-            run, and what it leads to is trusted.
-        threads
-            CPU threads it may use.
-        task
-            What it was trained for.
+        The user's file is needed where it has classes of the user's own, or is a pickle.
         """
         _import_sklearn()
         if model_file:
@@ -165,21 +154,11 @@ class SklearnModel:
         shape = (0, self._classes) if self._classes > 2 else (0,)
         return np.concatenate([np.empty(shape, np.float32), *parts])
 
-    def learning_rate(self) -> float | None:
-        """Return None: there is none that could be changed between passes."""
-        return None
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Refuse: there is none."""
-        raise NotImplementedError
-
     def checkpoint(self, path: Path) -> None:
         """Write the estimator, and how far its training is, as a pickle."""
         state = {**self._identity(), "stage": (self._done, self._over), "estimator": self._estimator}
-        part = path.with_name(path.name + ".part")
-        with faults.of_writing(path), part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             pickle.dump(state, file, protocol=pickle.HIGHEST_PROTOCOL)
-        part.replace(path)
 
     def restore(self, path: Path) -> None:
         """Take the estimator from a checkpoint of the same one."""

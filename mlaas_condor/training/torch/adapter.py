@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlaas_condor.errors import ModelFault
 from mlaas_condor.training import faults, models
-from mlaas_condor.training.frameworks import FloatArray, Learning, NoOnnx, Portion, Setup, TargetArray
+from mlaas_condor.training.frameworks import FloatArray, NoOnnx, Setup, TargetArray, TrainedModel
 from mlaas_condor.training.models import ModelFile
 from mlaas_condor.training.recipe import Task
 from mlaas_condor.training.torch import binding, ownloop
@@ -27,6 +27,7 @@ from mlaas_condor.training.torch.export import NoProgram
 from mlaas_condor.training.torch.network import Network
 from mlaas_condor.training.torch.outputs import Gives, Outputs
 from mlaas_condor.training.torch.parallel import Ranks
+from mlaas_condor.training.writing import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ WEIGHTS_FILE = "weights.pth"
 ABOUT_FILE = "model.json"
 
 
-class TorchModel:
-    """A PyTorch module; see ``frameworks.TrainedModel`` for what its methods promise.
+class TorchModel(TrainedModel):
+    """A PyTorch module.
 
     What the module gives, as ``outputs.probe`` finds out, decides on loss and scores:
 
@@ -57,7 +58,7 @@ class TorchModel:
     - ``train_clf(model, train_loader, val_loader)``, or ``torch_train`` of the same arguments: a loop of its
       own, called once a ``fit`` with loaders of ``(xs, ys)``, float32, ``ys`` of shape (events, 1).
 
-    With several GPUs, each learns from a share of every batch (``torch_parallel``); a loop of the user's own
+    With several GPUs, each learns from a share of every batch (``parallel``); a loop of the user's own
     gets one.
 
     Parameters
@@ -70,7 +71,7 @@ class TorchModel:
         The exported program that the module comes from: it can predict, but not learn.
     """
 
-    learning: Learning = "passes"
+    learning = "passes"
 
     def __init__(self, network: Network, ranks: Ranks | None = None, program: Any | None = None) -> None:
         self.own_loop = network.own_loop is not None
@@ -107,20 +108,9 @@ class TorchModel:
         threads: int = 1,
         task: Task = "classification",
     ) -> Self:
-        """Return the model that ``save`` wrote into a folder.
+        """Return the model that ``save`` wrote; the user's file is needed where it could not be exported.
 
-        One that was exported can predict without the user's file, but not learn; its loss is the default one.
-
-        Parameters
-        ----------
-        folder
-            The folder.
-        model_file
-            The user's file; needed where the model could not be exported. It is run.
-        threads
-            CPU threads PyTorch may use.
-        task
-            What the model was trained for.
+        One that was exported can predict without that file, but not learn; its loss is the default one.
         """
         torch = binding.bind(threads)
         setup, shape = _read_about(folder, threads, task)
@@ -175,10 +165,6 @@ class TorchModel:
             total = learn(arrays, network.tensor(order, np.int64), bounds, shuffle_seed)
         return {"loss": total / len(x) if len(x) else float("nan")}
 
-    def fit_whole(self, portions: Callable[[], Iterator[Portion]], events: int) -> Iterator[dict[str, float]]:
-        """Refuse: a network learns pass by pass."""
-        raise NotImplementedError
-
     def evaluate(self, x: FloatArray, y: TargetArray, weights: FloatArray | None = None) -> dict[str, float]:
         """Return the loss for these events, without training."""
         network, total = self._network, 0.0
@@ -218,10 +204,8 @@ class TorchModel:
 
     def checkpoint(self, path: Path) -> None:
         """Write the module's and the optimizer's state, and that of the random numbers, to a file."""
-        part = path.with_name(path.name + ".part")
-        with faults.of_writing(path):
+        with replacing(path) as part:
             self._torch.save(self._network.state(), part)
-        part.replace(path)
 
     def restore(self, path: Path) -> None:
         """Take all states from a checkpoint of the same model."""
@@ -257,8 +241,7 @@ class TorchModel:
             program = self._exported()
         except NoProgram as reason:
             raise NoOnnx(str(reason)) from reason
-        with faults.of_writing(path):
-            torch_export.write_onnx(self._torch, program, self._name, path)
+        torch_export.write_onnx(self._torch, program, self._name, path)
 
     def describe(self) -> str:
         """Return the module's parts, its parameters, loss, optimizer, scores and device."""

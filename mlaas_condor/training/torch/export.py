@@ -13,6 +13,7 @@ from typing import Any
 from mlaas_condor.training import models
 from mlaas_condor.training.frameworks import NoOnnx
 from mlaas_condor.training.torch.network import Network
+from mlaas_condor.training.writing import replacing
 
 INPUT, OUTPUT = "features", "scores"
 
@@ -76,10 +77,9 @@ def _compare(torch: Any, module: Any, exported: Any, idim: int) -> None:
 
 def write(torch: Any, program: Any, path: Path) -> None:
     """Write an exported program to a file."""
-    part = path.with_name(path.name + ".part")
-    with _quiet(), part.open("wb") as file:  # of a path PyTorch wants the ending
+    # Of a path PyTorch wants the ending.
+    with _quiet(), replacing(path) as part, part.open("wb") as file:
         torch.export.save(program, file)
-    part.replace(path)
 
 
 def read(torch: Any, path: Path) -> Any:
@@ -104,6 +104,8 @@ def write_onnx(torch: Any, program: Any, name: str, path: Path) -> None:
     ------
     NoOnnx
         It cannot be written so.
+    StorageFull
+        No space is left.
     """
     try:
         with _quiet():
@@ -124,9 +126,8 @@ def write_onnx(torch: Any, program: Any, name: str, path: Path) -> None:
             f"{name}: PyTorch cannot write the module as ONNX: {type(error).__name__}: "
             f"{models.brief(error, 200)}"
         ) from error
-    part = path.with_name(path.name + ".part")
-    written.save(part)
-    part.replace(path)
+    with replacing(path) as part:
+        written.save(part)
 
 
 @contextlib.contextmanager

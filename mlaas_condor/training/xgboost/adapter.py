@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from mlaas_condor.errors import FrameworkMissing, ModelFault
 from mlaas_condor.training import faults, models, onnx_scores
-from mlaas_condor.training.frameworks import FloatArray, Learning, NoOnnx, Portion, Setup, TargetArray
+from mlaas_condor.training.frameworks import FloatArray, NoOnnx, Portion, Setup, TargetArray, TrainedModel
 from mlaas_condor.training.models import ModelFile
 from mlaas_condor.training.recipe import Task
 from mlaas_condor.training.whole import mean_loss
+from mlaas_condor.training.writing import replacing
 from mlaas_condor.training.xgboost import data as binned
 from mlaas_condor.training.xgboost.plan import Plan, plan
 
@@ -35,8 +36,8 @@ _RUNNING = {"nthread", "device", "verbosity"}  # parameters that do not change w
 logger = logging.getLogger(__name__)
 
 
-class XGBoostModel:
-    """Boosted trees of XGBoost; see ``frameworks.TrainedModel`` for what its methods promise.
+class XGBoostModel(TrainedModel):
+    """Boosted trees of XGBoost.
 
     Parameters
     ----------
@@ -54,8 +55,7 @@ class XGBoostModel:
         Number of classes; 0 for a regression.
     """
 
-    learning: Learning = "whole"
-    own_loop = False
+    learning = "whole"
 
     def __init__(
         self, planned: Plan, booster: Any | None, name: str, idim: int, task: Task, classes: int
@@ -84,19 +84,7 @@ class XGBoostModel:
         threads: int = 1,
         task: Task = "classification",
     ) -> Self:
-        """Return the model that ``save`` wrote into a folder; nothing of the user's is run.
-
-        Parameters
-        ----------
-        folder
-            The folder.
-        model_file
-            Not needed.
-        threads
-            CPU threads it may use.
-        task
-            What it was trained for.
-        """
+        """Return the model that ``save`` wrote; the user's file is not needed, and not run."""
         xgboost = _import_xgboost()
         path = folder / MAIN_FILE
         try:
@@ -115,18 +103,6 @@ class XGBoostModel:
         planned = Plan(parameters, booster.num_boosted_rounds(), missing, "Booster")
         columns = booster.num_features()
         return cls(planned, booster, folder.name, columns, task, 0 if task == "regression" else classes)
-
-    def fit(
-        self,
-        x: FloatArray,
-        y: TargetArray,
-        batch_size: int,
-        shuffle_seed: int | None = None,
-        weights: FloatArray | None = None,
-        validation: tuple[FloatArray, TargetArray] | None = None,
-    ) -> dict[str, float]:
-        """Refuse: trees want all events at once."""
-        raise NotImplementedError
 
     def fit_whole(self, portions: Callable[[], Iterator[Portion]], events: int) -> Iterator[dict[str, float]]:
         """Train on all events, some rounds a stage; ``loss`` and the estimator's own metrics are of all."""
@@ -154,23 +130,13 @@ class XGBoostModel:
             return scores[:, 1]
         return scores.reshape(len(x)) if self._classes <= 2 else scores
 
-    def learning_rate(self) -> float | None:
-        """Return None: there is none that could be changed between passes."""
-        return None
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Refuse: there is none."""
-        raise NotImplementedError
-
     def checkpoint(self, path: Path) -> None:
         """Write the trees, and what they are trained with."""
         trees = b"" if self._booster is None else bytes(self._booster.save_raw("ubj"))
-        part = path.with_name(path.name + ".part")
-        with faults.of_writing(path), part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez(
                 file, allow_pickle=False, trees=np.frombuffer(trees, np.uint8), identity=self._identity()
             )
-        part.replace(path)
 
     def restore(self, path: Path) -> None:
         """Take the trees from a checkpoint of the same model."""
@@ -272,9 +238,8 @@ class XGBoostModel:
 
     def _raw_scores(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         booster, missing = self._trained(), self._plan.missing
-        if (
-            self._plan.parameters.get("device", "cpu") != "cpu"
-        ):  # it cannot predict in place what is not there
+        if self._plan.parameters.get("device", "cpu") != "cpu":
+            # It cannot predict in place what is not there.
             return np.asarray(booster.predict(self._xgboost.DMatrix(x, missing=missing)))
         return np.asarray(booster.inplace_predict(x, missing=missing, validate_features=False))
 

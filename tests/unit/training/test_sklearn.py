@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import threadpoolctl
+from estimator_tools import COLUMNS, event_weights, events, linear, onnx_scores_of, portions, train
 
 from mlaas_condor.errors import DataFault, FrameworkMissing, ModelFault, OutOfMemory, StorageFull
 from mlaas_condor.training import frameworks, models, whole
-from mlaas_condor.training.frameworks import NoOnnx, Portion, Setup
+from mlaas_condor.training.frameworks import NoOnnx, Setup
 from mlaas_condor.training.sklearn import adapter, stages
-
-COLUMNS = 6
 
 # onnx and skl2onnx use names of their own that are on their way out.
 pytestmark = [
@@ -112,37 +111,6 @@ def make(tmp_path):
         return frameworks.open_adapter(models.check(path), Setup(COLUMNS, 3, **setup))
 
     return make_adapter
-
-
-def events(count, classes=2, seed=0):
-    generator = np.random.default_rng(seed)
-    x = generator.random((count, COLUMNS), dtype=np.float32)
-    noisy = x[:, 0] + 0.05 * generator.normal(size=count)
-    return x, np.clip((noisy * classes).astype(np.int64), 0, classes - 1)
-
-
-def linear(count, seed=0):
-    x, _ = events(count, seed=seed)
-    return x, 3.0 + x.astype(np.float64) @ np.array([2.0, -1.0, 0.5, 0.0, 4.0, -3.0])
-
-
-def event_weights(count, seed=1):
-    return np.random.default_rng(seed).choice([0.5, 1.0, 2.5], count)
-
-
-def train(model, x, y, weights=None, passes=30, parts=3):
-    """Train as the loop does, on portions; return what each pass or stage told."""
-    if model.learning == "passes":
-        return [model.fit(x, y, 100, seed, weights) for seed in range(passes)]
-    return list(model.fit_whole(portions(x, y, weights, parts), len(x)))
-
-
-def portions(x, y, weights=None, parts=3):
-    def give():
-        for rows in np.array_split(np.arange(len(x)), parts):
-            yield Portion(x[rows], y[rows], None if weights is None else weights[rows])
-
-    return give
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -540,25 +508,6 @@ def test_another_version_is_noted(make, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         adapter.SklearnModel.load(tmp_path / "model")
     assert f"was written with scikit-learn 0.1 (here {sklearn.__version__})" in caplog.text
-
-
-def onnx_scores_of(model, tmp_path, x):
-    import onnx
-    import onnxruntime
-
-    path = tmp_path / "model.onnx"
-    model.export_onnx(path)
-    onnx.checker.check_model(onnx.load(path))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    assert [(each.name, each.type, each.shape[1]) for each in inputs] == [
-        ("features", "tensor(float)", COLUMNS)
-    ]
-    assert [(each.name, each.type) for each in outputs] == [("scores", "tensor(float)")]
-    found = [session.run(["scores"], {"features": x[:count]})[0] for count in (1, 2, len(x))]
-    for some in found:
-        np.testing.assert_allclose(some, found[-1][: len(some)], rtol=1e-5, atol=1e-6)
-    return found[-1]
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import xgboost
+from estimator_tools import COLUMNS, event_weights, events, linear, onnx_scores_of, portions, train
 
 from mlaas_condor.errors import (
     DataFault,
@@ -20,7 +21,6 @@ from mlaas_condor.training.frameworks import NoOnnx, Portion, Setup
 from mlaas_condor.training.xgboost import adapter
 from mlaas_condor.training.xgboost import data as binned
 
-COLUMNS = 6
 PUBLISHED = (
     "XGBClassifier(objective='binary:logistic', max_depth=9, subsample=0.9, alpha=10, learning_rate=1e-4, "
     "n_estimators=40)"
@@ -51,34 +51,6 @@ def make(tmp_path):
         return frameworks.open_adapter(models.check(path), Setup(COLUMNS, seed, **setup))
 
     return make_adapter
-
-
-def events(count, classes=2, seed=0):
-    generator = np.random.default_rng(seed)
-    x = generator.random((count, COLUMNS), dtype=np.float32)
-    noisy = x[:, 0] + 0.05 * generator.normal(size=count)
-    return x, np.clip((noisy * classes).astype(np.int64), 0, classes - 1)
-
-
-def linear(count, seed=0):
-    x, _ = events(count, seed=seed)
-    return x, 10.0 + x.astype(np.float64) @ np.array([2.0, -1.0, 0.5, 0.0, 4.0, -3.0])
-
-
-def event_weights(count, seed=1):
-    return np.random.default_rng(seed).choice([0.0, 1.0, 2.5], count)
-
-
-def portions(x, y, weights=None, parts=3):
-    def give():
-        for rows in np.array_split(np.arange(len(x)), parts):
-            yield Portion(x[rows], y[rows], None if weights is None else weights[rows])
-
-    return give
-
-
-def train(model, x, y, weights=None, parts=3):
-    return list(model.fit_whole(portions(x, y, weights, parts), len(x)))
 
 
 def trees(model):
@@ -228,7 +200,7 @@ def test_objectives_that_can_give_scores(make, objective, classes, taken):
 
 @pytest.mark.parametrize("objective", ["reg:absoluteerror", "reg:gamma", "count:poisson"])
 def test_objectives_of_regressions(make, objective):
-    x, y = linear(800)
+    x, y = linear(800, offset=10.0)
     model = make(f"XGBRegressor(n_estimators=60, objective='{objective}')", task="regression", classes=0)
     told = train(model, x, y)
     assert told[-1]["loss"] == pytest.approx(model.evaluate(x, y)["loss"], rel=1e-4)
@@ -384,22 +356,6 @@ def test_what_is_no_model_is_refused(tmp_path, content):
         adapter.XGBoostModel.load(tmp_path)
 
 
-def onnx_scores_of(model, tmp_path, x):
-    import onnx
-    import onnxruntime
-
-    path = tmp_path / "model.onnx"
-    model.export_onnx(path)
-    onnx.checker.check_model(onnx.load(path))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [each.name for each in session.get_inputs()] == ["features"]
-    assert [each.name for each in session.get_outputs()] == ["scores"]
-    found = [session.run(["scores"], {"features": x[:count]})[0] for count in (1, 2, len(x))]
-    for some in found:
-        np.testing.assert_allclose(some, found[-1][: len(some)], atol=1e-6)
-    return found[-1]
-
-
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("expression", ONNX)
 def test_onnx_predicts_the_same(make, tmp_path, expression, classes):
@@ -414,7 +370,7 @@ def test_onnx_predicts_the_same(make, tmp_path, expression, classes):
 @pytest.mark.parametrize("expression", ["XGBRegressor(n_estimators=20)", "XGBRFRegressor(n_estimators=5)",
                                         "XGBRegressor(n_estimators=20, objective='reg:gamma')"])  # fmt: skip
 def test_onnx_of_a_regression_predicts_the_same(make, tmp_path, expression):
-    x, y = linear(500)
+    x, y = linear(500, offset=10.0)
     model = make(expression, task="regression", classes=0)
     train(model, x, y)
     found = onnx_scores_of(model, tmp_path, x)
