@@ -23,6 +23,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/data.py examples/tth/data/*.root
+	$(BIN)/python benchmarks/remote.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/eviction.py

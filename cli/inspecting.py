@@ -66,14 +66,12 @@ def _show(found: Inspection, each: bool, grouped: bool) -> None:
 
 
 def _fail(found: Inspection, patterns: list[str]) -> None:
-    """Say what could not be shown, on standard error; the exit code is that of an unreadable input."""
-    from mlaas_condor.errors import InputUnreadable
-
+    """Say what could not be shown, on standard error; the exit code is that of the first failure."""
     for pattern in found.unmatched:
         typer.echo(f"warning: --branches: {pattern!r} matches no branch", file=sys.stderr)
     for _, error in found.unreadable:
         typer.echo(f"error: {error}", file=sys.stderr)
     if found.unreadable:
-        raise typer.Exit(InputUnreadable.exit_code)
+        raise typer.Exit(found.unreadable[0][1].exit_code)
     if patterns and len(found.unmatched) == len(patterns):
         raise typer.Exit(2)

@@ -9,7 +9,7 @@ import typer
 
 from mlaas_condor.errors import MlaasError
 
-from . import inspecting, pool, requests, runs
+from . import inspecting, pool, proxy, renewing, requests, runs
 from .common import AsJson, Options, console, print_json, settings, show_error
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ requests.add_to(app)
 inspecting.add_to(app)
 runs.add_to(app)
 app.add_typer(pool.app, name="pool")
+renewing.add_to(proxy.app)
+app.add_typer(proxy.app, name="proxy")
 
 
 def _version(wanted: bool) -> None:

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from mlaas_condor.prepare import Prepared
     from mlaas_condor.settings import Settings
 
+Proxy = Annotated[
+    str,
+    typer.Option(
+        "--proxy", metavar="FILE", help="Read remote files with this proxy [default: X509_USER_PROXY]."
+    ),
+]
+LifetimeOk = Annotated[
+    bool, typer.Option("--proxy-lifetime-ok", help="Also where the proxy may end before the run does.")
+]
 JobFile = Annotated[str, typer.Argument(metavar="JOB.JSON", help="The request, or the folder with job.json.")]
 
 
@@ -32,16 +41,18 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and plan only, as `plan --files` does.")
     ] = False,
+    proxy: Proxy = "",
+    lifetime_ok: LifetimeOk = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a request, plan it and submit it to the pool."""
     from mlaas_condor import workflow
 
     if dry_run:
-        plan(context, job, files=True, as_json=as_json)
+        plan(context, job, files=True, proxy=proxy, lifetime_ok=lifetime_ok, as_json=as_json)
         return
     options = settings(context)
-    prepared = workflow.plan(job, options)
+    prepared = workflow.plan(job, options, proxy, lifetime_ok)
     warn(prepared.warnings)
     submitted = workflow.submit_prepared(prepared, options)
     if as_json:
@@ -60,16 +71,18 @@ def run(
     context: typer.Context,
     job: JobFile = "job.json",
     local: Annotated[bool, typer.Option("--local", help="Here and now, without HTCondor.")] = False,
+    proxy: Proxy = "",
+    lifetime_ok: LifetimeOk = False,
 ) -> None:
     """Run a request to the end: on the pool, or here with --local."""
     from mlaas_condor import workflow
     from mlaas_condor.runs import Run
 
     if not local:
-        submit(context, job, watch=True)
+        submit(context, job, watch=True, proxy=proxy, lifetime_ok=lifetime_ok)
         return
     options = settings(context)
-    prepared = workflow.plan(job, options)
+    prepared = workflow.plan(job, options, proxy, lifetime_ok)
     warn(prepared.warnings)
     created = Run(workflow.create(prepared, options), options)
     console().print("running", created.name, "here ", _summary(prepared))
@@ -80,13 +93,15 @@ def plan(
     context: typer.Context,
     job: JobFile = "job.json",
     files: Annotated[bool, typer.Option("--files", help="Show the generated submit files too.")] = False,
+    proxy: Proxy = "",
+    lifetime_ok: LifetimeOk = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a request and show what would be submitted; queues nothing."""
     from mlaas_condor import workflow
 
     options = settings(context)
-    prepared = workflow.plan(job, options)
+    prepared = workflow.plan(job, options, proxy, lifetime_ok)
     name = f"{prepared.request.job.name}_n"
     texts = workflow.submit_files(prepared, options, name)
     if as_json:
@@ -120,6 +135,7 @@ def _plan_as_dict(prepared: Prepared, texts: dict[str, str]) -> dict[str, object
         "recipe": prepared.recipe.model_dump(),
         "framework": prepared.model.framework,
         "left_out": prepared.left_out,
+        "credentials": prepared.access.credentials(None).model_dump(),
         "warnings": prepared.warnings,
         "submit_files": texts,
     }
@@ -164,6 +180,8 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
         out.print(f"cut {cut.title}")
     if dataset.function:
         out.print(f"each record goes through preprocessing(rec) of {dataset.function.name}")
+    if str(prepared.access):
+        out.print(str(prepared.access))
     out.print(
         f"model {recipe.model} ({prepared.model.framework}), {recipe.epochs} epochs, "
         f"batches of {recipe.batch_size}\n"

@@ -155,6 +155,9 @@ def delete(
     context: typer.Context,
     run: RunName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    keep_stored: Annotated[
+        bool, typer.Option("--keep-stored", help="Leave chunks on storage (chunk_store) there.")
+    ] = False,
 ) -> None:
     """Delete a run with its logs and its model; asks first, and never a running one."""
     from mlaas_condor import workflow
@@ -162,5 +165,5 @@ def delete(
     opened = workflow.open_run(run, settings(context))
     if not yes:
         typer.confirm(f"delete {opened.folder.path} with its logs and its model?", abort=True)
-    opened.delete()
+    opened.delete(keep_stored)
     console().print(f"deleted {run}")

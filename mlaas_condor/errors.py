@@ -12,12 +12,15 @@ MlaasError                   1  500   the base: also what nobody foresaw
 ├── SubmitRefused           10  502   the schedd answers, but does not take the run
 └── StageError                        a job cannot go on; its exit code tells DAGMan and the user why
     ├── InputUnreadable     20        an input file cannot be opened or read
+    │   ├── StorageUnavailable 27     the storage does not answer, or the connection was lost
+    │   └── AccessDenied    28        the storage does not let this identity read or write
     ├── InputChanged        21        an input file is not the one that was planned
     ├── ModelFault          22        the user's model.py fails, or its model does not fit the data
     ├── FrameworkMissing    23        the framework is not installed where the job runs
     ├── DataFault           24        the data cannot be trained on (one class only, nothing left, …)
     ├── StorageFull         25        no space left where the job writes
-    └── OutOfMemory         26        the job needs more memory than it asked for
+    ├── OutOfMemory         26        the job needs more memory than it asked for
+    └── CredentialFault     29        the proxy or token is missing, has expired, or is not accepted
 
 The first number is the exit code of the command (or of the job), the second the HTTP status.
 """
@@ -171,3 +174,21 @@ class OutOfMemory(StageError):
     """The job needs more memory than there is."""
 
     exit_code = 26
+
+
+class StorageUnavailable(InputUnreadable):
+    """The storage does not answer, or the connection to it was lost."""
+
+    exit_code = 27
+
+
+class AccessDenied(InputUnreadable):
+    """The storage does not let this identity read or write there."""
+
+    exit_code = 28
+
+
+class CredentialFault(StageError):
+    """The proxy or token is missing, has expired, or is not accepted."""
+
+    exit_code = 29

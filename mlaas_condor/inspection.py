@@ -96,7 +96,7 @@ class Inspection:
     """
 
     files: Sequence[FileFacts]
-    unreadable: Sequence[tuple[str, str]]
+    unreadable: Sequence[tuple[str, StageError]]
     branches: Mapping[str, BranchFacts]
     differences: Sequence[tuple[str, Problem]]
     unmatched: Sequence[str]
@@ -105,7 +105,7 @@ class Inspection:
         """Return it as plain data; its keys are those that ``mlaas-condor inspect --json`` prints."""
         return {
             "files": [each.to_dict() for each in self.files],
-            "unreadable": [{"path": path, "error": error} for path, error in self.unreadable],
+            "unreadable": [{"path": path, "error": str(error)} for path, error in self.unreadable],
             "branches": [each.to_dict() for each in self.branches.values()],
             "differences": [
                 {"path": path, "difference": each.what.removeprefix(f"{path}: ")}
@@ -161,7 +161,7 @@ def inspect(
         Files that cannot be read are among it, with the reason.
     """
     given = [files] if isinstance(files, str | os.PathLike) else files
-    unreadable: list[tuple[str, str]] = []
+    unreadable: list[tuple[str, StageError]] = []
     found = [each for name in given for each in _kept(_expand, [os.fspath(name)], unreadable)]
     with ThreadPoolExecutor(_OPENERS) as pool:
         with_trees = _kept(_trees, [each for _, group in found for each in group], unreadable, pool)
@@ -184,7 +184,7 @@ def inspect(
 def _kept(
     act: Callable[[_T], _R],
     items: Sequence[_T],
-    unreadable: list[tuple[str, str]],
+    unreadable: list[tuple[str, StageError]],
     pool: ThreadPoolExecutor | None = None,
 ) -> list[tuple[_T, _R]]:
     """Return each item with what ``act`` makes of it; where that fails, the reason goes to ``unreadable``."""
@@ -198,7 +198,7 @@ def _kept(
     kept: list[tuple[_T, _R]] = []
     for item, outcome in zip(items, (pool.map if pool else map)(attempt, items), strict=True):
         if isinstance(outcome, StageError):
-            unreadable.append((_path_of(item), str(outcome)))
+            unreadable.append((_path_of(item), outcome))
         else:
             kept.append((item, outcome))
     return kept
@@ -296,7 +296,7 @@ def _damaged(found: Survey, names: Iterable[str], seen: int) -> dict[str, str]:
 
 
 def _joined(
-    looked: Sequence[_Looked], unreadable: Sequence[tuple[str, str]], patterns: Sequence[str]
+    looked: Sequence[_Looked], unreadable: Sequence[tuple[str, StageError]], patterns: Sequence[str]
 ) -> Inspection:
     files = [_facts(each, patterns) for each in looked]
     together = specs_of.join([each.part for each in looked]).branches

@@ -12,8 +12,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlaas_condor.data import storage
+from mlaas_condor.data.remote import SEPARATOR
 from mlaas_condor.data.source import Branch
-from mlaas_condor.errors import InputUnreadable, Problem
+from mlaas_condor.errors import CredentialFault, InputUnreadable, Problem
 from mlaas_condor.reading import content_lines, nearest
 from mlaas_condor.request import Request
 
@@ -46,13 +47,24 @@ class Lists:
     weights: PerEvent
 
 
-def read_lists(request: Request) -> Lists:
+def read_lines(request: Request) -> list[str]:
+    """Return the list of input files as the user wrote it."""
+    return _read_list(request, "files", request.job.files, "one input file a line")
+
+
+def read_lists(request: Request, lines: Sequence[str]) -> Lists:
     """Return the input files, their labels and weights; a glob gives its own to all files it matches.
 
     Labels or weights that are no file that is there may name a branch: `check_branch` tells once the
     branches are known.
+
+    Parameters
+    ----------
+    request
+        The request.
+    lines
+        Its list of files.
     """
-    lines = _read_list(request, "files", request.job.files, "one input file a line")
     groups = [_expand(request, line) for line in lines]
     labels = _of_files(request, "labels", request.job.labels, groups)
     weights = _of_files(request, "weights", request.job.weights or [], groups)
@@ -151,16 +163,18 @@ def _read_list(request: Request, key: str, value: str | Sequence[str | int | flo
 
 def _expand(request: Request, line: str) -> list[Input]:
     """Return the inputs that a line of the list of files stands for."""
+    if SEPARATOR in line and "://" in line:
+        return _expand_places(request, line)
     file, tree = _split_tree(request, line)
     if storage.scheme(file) == "file":  # on the access point: it travels like any other
         file = unquote(urlsplit(file).path)
     if storage.is_url(file):
         return [Input(path, tree) for path in _expand_url(request, file)]
     path = request.path(file)
-    if request.params.redirector and not glob.has_magic(file) and not os.path.lexists(path):
-        what = f"is not here, and files of the redirector {request.params.redirector} are not supported"
-        request.problems.append(Problem(line, f"{what} in this version"))
-        return []
+    if request.params.redirector and not is_here(request, file):
+        first, *others = (f"{each.rstrip('/')}//{file.lstrip('/')}" for each in request.params.redirector)
+        found = _expand_url(request, first)
+        return [Input(SEPARATOR.join([each, *_same_at(each, first, others)]), tree) for each in found]
     if not glob.has_magic(file) or os.path.lexists(path):
         return [Input(str(path), tree)]
     # Only the line is a pattern: the folder of the request may have brackets in its name.
@@ -172,12 +186,48 @@ def _expand(request: Request, line: str) -> list[Input]:
     return [Input(each, tree) for each in found]
 
 
+def _expand_places(request: Request, line: str) -> list[Input]:
+    """Return the input whose places a line gives; the tree may be told with the last one."""
+    *first, last = (place.strip() for place in line.split(SEPARATOR))
+    file, tree = _split_tree(request, last)
+    places = [*first, file]
+    for place in places:
+        if not storage.is_url(place):
+            what = f"{place!r} is no URL; each place of a file, between {SEPARATOR!r}, is one"
+        elif storage.is_pattern(place):
+            what = f"{place!r} is a pattern; with several places name one file"
+        else:
+            continue
+        request.problems.append(Problem(line, what))
+        return []
+    return [Input(SEPARATOR.join(places), tree)]
+
+
+def is_here(request: Request, file: str) -> bool:
+    """Tell whether a path, or a file that a glob matches, is on the access point."""
+    if os.path.lexists(request.path(file)):
+        return True
+    pattern = str(Path(file).expanduser())
+    return glob.has_magic(file) and bool(glob.glob(pattern, root_dir=request.folder, recursive=True))  # noqa: PTH207
+
+
+def _same_at(found: str, first: str, others: Sequence[str]) -> list[str]:
+    """Return a file that was found at one redirector, as it is called at the others."""
+    if found == first:
+        return list(others)
+    path = urlsplit(found).path
+    return [urlsplit(other)._replace(path=path).geturl() for other in others]
+
+
 def _expand_url(request: Request, url: str) -> list[str]:
     try:
-        return storage.expand(url)
-    except InputUnreadable as error:
+        found = storage.expand(url)
+    except (InputUnreadable, CredentialFault) as error:
         request.problems.append(Problem("files", str(error)))
         return []
+    if not found:
+        request.problems.append(Problem(url, "matches no file"))
+    return found
 
 
 def _split_tree(request: Request, line: str) -> tuple[str, str]:

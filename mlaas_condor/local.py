@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+from mlaas_condor import access
 from mlaas_condor.batch import reasons
 from mlaas_condor.errors import RunFailed, WrongState
 from mlaas_condor.run import STAGES, RunFolder
@@ -59,8 +60,9 @@ def run(folder: RunFolder, progress: Progress | None = None, jobs: int | None = 
     with _locked(folder) as lock:
         _note(folder, "started")
         try:
-            for stage in STAGES:
-                _run_stage(folder, stage, progress, jobs or os.cpu_count() or 1, lock)
+            with access.used(folder):
+                for stage in STAGES:
+                    _run_stage(folder, stage, progress, jobs or os.cpu_count() or 1, lock)
         except _TaskFailed as error:
             _note(folder, "failed", error.failure)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -98,6 +99,23 @@ def _parse_patience(value: object) -> object:
     return value if value is None or isinstance(value, (bool, Mapping, Plain)) else {"patience": value}
 
 
+_REDIRECTOR = re.compile(
+    r"(?:x?roots?|davs?)://(?:[\w.-]+|\[[0-9a-f:]+\])(?::(?:[1-5]?\d{1,4}|6[0-5]\d{3}))?(?:/.*)?", re.ASCII
+)
+
+
+def _parse_redirectors(value: object) -> object:
+    names = ([value] if value else []) if isinstance(value, str) else value
+    for name in names if isinstance(names, list) else ():
+        if not isinstance(name, str) or not _REDIRECTOR.fullmatch(name):
+            raise ValueError(f"{name!r} is no redirector; write root://host or root://host:port")
+    if names is not None and not isinstance(names, list):
+        raise ValueError(
+            f"{names!r} is no redirector; write root://host or root://host:port, or a list of them"
+        )
+    return names or []
+
+
 def _parse_plateau(value: object) -> object:
     return ({} if value else None) if isinstance(value, bool) else _parse_patience(value)
 
@@ -139,6 +157,9 @@ Steps = Annotated[
 Every = Annotated[
     CheckpointEvery, BeforeValidator(_parse_every, json_schema_input_type=float | CheckpointEvery)
 ]
+Redirectors = Annotated[
+    list[str], BeforeValidator(_parse_redirectors, json_schema_input_type=str | list[str] | None)
+]
 Scan = Annotated[dict[str, list[Any]], AfterValidator(_some_values)]
 
 
@@ -158,7 +179,9 @@ class Params(Plain):
     )
     exclude_branches: Names = Field([], description="branches to leave out, written like selected_branches")
     hist: str | None = Field(None, description="folder for one plot a feature")
-    redirector: str | None = Field(None, description="XRootD redirector for paths that are not local")
+    redirector: Redirectors = Field(
+        [], description="XRootD redirector for paths that are not local; or several, in the order of trying"
+    )
     training: Annotated[str, AfterValidator(_parse_procedure)] = Field(
         "per chunk",
         description="standard: every epoch runs over all chunks; else each chunk is trained in turn",

@@ -44,6 +44,8 @@ class Wishes(Plain):
         What trains; how many matrices of all events it holds at once, 0 where a part of the events does.
     trainings
         Trainings on the same chunks.
+    stored
+        Whether the chunks are kept on storage.
     epochs
         Passes over the data.
     job_seconds, least_memory
@@ -59,6 +61,7 @@ class Wishes(Plain):
     framework: str = "keras"
     copies: float = 0.0
     trainings: int = 1
+    stored: bool = False
     epochs: int = 1
     job_seconds: float = 600.0
     least_memory: int = 512
@@ -70,6 +73,7 @@ class Wishes(Plain):
             framework=self.framework,
             copies=self.copies,
             trainings=self.trainings,
+            stored=self.stored,
             specs_jobs=self.specs_jobs,
             preprocess_jobs=self.preprocess_jobs,
             job_seconds=self.job_seconds,
@@ -140,9 +144,13 @@ class Size(Plain):
     @property
     def batch_mib(self) -> float:
         """MiB of the values of the chunks that are made together."""
+        return min(max(self.packed_mib, chunks.BATCH_BYTES / MIB), self.values_mib)
+
+    @property
+    def packed_mib(self) -> float:
+        """MiB of the values of one chunk, as if nothing could be compressed."""
         most = self.events if self.chunk_size == -1 else min(self.events, self.chunk_size)
-        chunk = self.values * most * BYTES_A_VALUE / MIB
-        return min(max(chunk, chunks.BATCH_BYTES / MIB), self.values_mib)
+        return self.values * most * BYTES_A_VALUE / MIB
 
     @property
     def values_mib(self) -> float:
@@ -256,10 +264,13 @@ def _training(size: Size, wishes: Wishes) -> float:
 def _disk(size: Size, wishes: Wishes, jobs: dict[str, int]) -> dict[str, float]:
     """Return MiB: the files that travel, and the chunks as if nothing could be compressed."""
     transferred = size.transferred / MIB
+    made = size.values_mib / jobs["preprocess"]
+    if wishes.stored:  # each chunk goes there before the next one is written
+        made = min(made, 2 * size.packed_mib)
     return {
         "specs": transferred + 100,
         "merge": 100,
-        "preprocess": transferred + size.values_mib / jobs["preprocess"] + 100,
+        "preprocess": transferred + made + 100,
         # The chunks, and their matrices, which are kept between epochs.
         "train": wishes.disk or size.values_mib + size.matrix_mib + 500,
         # What the trainings brought back, unpacked and packed.

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
-from mlaas_condor import choice, planning, procedure, sampling
+from mlaas_condor import access, choice, chunkstore, planning, procedure, sampling
 from mlaas_condor.data import chunks, storage
 from mlaas_condor.data.dataset import Dataset, Function, InputFile, share, split_entries
 from mlaas_condor.data.inputs import open_source
 from mlaas_condor.data.selection import Selector
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import InputUnreadable, ModelFault, Problem, RequestError
-from mlaas_condor.lists import Lists, PerEvent, names_beside, read_lists
+from mlaas_condor.lists import Lists, PerEvent, names_beside, read_lines, read_lists
 from mlaas_condor.params import BadFiles
 from mlaas_condor.reading import digest_of, nearest
 from mlaas_condor.request import Request
@@ -43,6 +43,8 @@ class Prepared:
         Specs to use instead of measuring; None where they are measured.
     left_out
         Branches that cannot be features, with the reason.
+    access
+        With which credentials jobs read remote files.
     warnings
         What the user should know.
     """
@@ -57,11 +59,19 @@ class Prepared:
     modules: list[Path]
     given: Specs | None
     left_out: dict[str, str]
+    access: access.Access
     warnings: list[str]
 
 
-def prepare(request: Request, settings: Settings) -> Prepared:
+def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> Prepared:
     """Check a request against its files and plan the run.
+
+    Parameters
+    ----------
+    request, settings
+        What is wanted, and how.
+    lifetime_ok
+        Whether the proxy may end before the run does.
 
     Raises
     ------
@@ -71,7 +81,12 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     request = replace(request, problems=list(request.problems), warnings=list(request.warnings))
     _check_gpus(request)
     model = _check_model(request)
-    lists = read_lists(request)
+    lines = read_lines(request)
+    chunkstore.check_address(request)
+    allowed = access.find(request, lines)
+    if allowed.stages or request.job.x509_proxy:
+        request.check()  # without a credential that does each file would only say the same
+    lists = read_lists(request, lines)
     wanted = choice.read(request)
     surveyed = look(request, lists.inputs, wanted.function)
     chosen = choice.make(request, lists, surveyed, wanted)
@@ -80,6 +95,7 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         raise RequestError([Problem("job.json", "names no model or no files")])
     labels = _of_files(lists.labels, surveyed)
     dataset = _dataset(request, lists, surveyed, chosen)
+    chunkstore.check(request, dataset, settings.store)
     _check_classes(request, dataset, labels)
     recipe = procedure.make(request, lists, surveyed, labels, model, _plain(model.path.name))
     request.check()
@@ -102,6 +118,9 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         chunk_size=request.params.chunk_size,
     )
     plan = planning.make(size, _wishes(request, settings, model))
+    if not lifetime_ok:
+        access.check_lifetime(request, allowed, plan)
+        request.check()
     return Prepared(
         request=request,
         dataset=_with_tasks(request, dataset, plan.stage("specs").jobs),
@@ -113,6 +132,7 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         modules=models.companions(Path(wanted.function)) if wanted.function else [],
         given=chosen.given,
         left_out=surveyed.left_out(),
+        access=allowed,
         warnings=[*_warnings(request, surveyed, model, chosen, plan), *sample.warnings()],
     )
 
@@ -261,6 +281,7 @@ def _wishes(request: Request, settings: Settings, model: models.ModelFile) -> pl
         framework=model.framework,
         copies=procedure.copies(model),
         trainings=max(1, len(procedure.variants(request.params))),
+        stored=bool(job.chunk_store),
         epochs=request.params.epochs,
         job_seconds=settings.job_seconds,
         least_memory=settings.memory_mb,

@@ -71,6 +71,7 @@ def _parse_name(value: object) -> object:
 
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | float)]
 Cpus = Annotated[int, BeforeValidator(_parse_cpus, json_schema_input_type=str | float)]
+Service = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(\*[A-Za-z0-9_.-]+)?$")]
 Jobs = Annotated[int, Field(ge=1), BeforeValidator(not_a_bool)]
 Gpus = Annotated[int, Field(ge=1, le=64), BeforeValidator(not_a_bool)]
 
@@ -116,6 +117,15 @@ class Job(Plain):
     memory: Size | None = Field(None, description="memory of the training job, such as 3gb")
     cpus: Cpus | None = Field(None, description="CPUs of the training job")
     disk: Size | None = Field(None, description="disk of the training job, such as 10gb")
+    x509_proxy: str | None = Field(
+        None, min_length=1, description="proxy to read remote files with; X509_USER_PROXY otherwise"
+    )
+    oauth_services: list[Service] = Field(
+        [], description="tokens of these names, which the pool itself keeps fresh for the jobs"
+    )
+    chunk_store: str | None = Field(
+        None, min_length=1, description="keep the chunks on storage, root://…/folder, not on the access point"
+    )
     tasks: Tasks = Field(Tasks(), description="jobs of a stage, where the plan's choice does not suit")
 
     @property
@@ -141,6 +151,8 @@ class Request:
         What makes the request unusable; what the user should know.
     sources
         Each text as read: ``job.json``, ``params.json``.
+    proxy_named_by
+        Where ``job.x509_proxy`` was named, if it was.
     """
 
     job: Job
@@ -149,6 +161,7 @@ class Request:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
+    proxy_named_by: str = "x509_proxy in job.json"
 
     @classmethod
     def read(cls, path: str | Path) -> Request:

@@ -20,6 +20,7 @@ from mlaas_condor.reading import nearest
 
 STAGES = ("specs", "merge", "preprocess", "train", "report")
 SHARED_STAGES = ("specs", "merge", "preprocess")  # their output is kept in the store, by content
+TOKEN = "bearer.token"
 GIVEN_SPECS = "given-specs.json"
 NOTES = "notes.txt"  # of the merge stage: what the user should know of the data
 _NAMES = ".names"  # one empty file a run name ever given, so that no number is given twice
@@ -104,6 +105,16 @@ class RunFolder:
     def given_specs(self) -> Path:
         """`Specs` that the user gave; there only if so."""
         return self.path / GIVEN_SPECS
+
+    @property
+    def credentials(self) -> Path:
+        """`Credentials` that jobs read remote storage with; no secret."""
+        return self.path / "credentials.json"
+
+    @property
+    def token(self) -> Path:
+        """The token of the jobs, where it came from no file; readable by the owner only."""
+        return self.path / TOKEN
 
     @property
     def request(self) -> Path:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlaas_condor import local, run, show
+from mlaas_condor import access, chunkstore, local, run, show
 from mlaas_condor.batch import logs, pool, queue, status
 from mlaas_condor.errors import PoolLost, PoolUnreachable, RunFailed, WrongState
 from mlaas_condor.run import RunFolder
@@ -180,6 +181,10 @@ class Run:
         state = self.status()
         if state.state == "completed":
             raise WrongState(f"{self.name} is completed: its model is {state.bundle}")
+        if state.state in (*ENDED, "prepared"):
+            chunkstore.make_again(self.folder)
+        if state.state != "held":
+            access.check_again(self.folder, _missing(state))
         if state.where == "local":
             local.run(self.folder)
             return "completed without HTCondor"
@@ -191,13 +196,29 @@ class Run:
         _wait_until_gone(self.name)
         return f"submitted as cluster {queue.submit(self.folder)}"
 
-    def delete(self) -> None:
-        """Delete the run directory and what it alone used of specs and chunks."""
+    def delete(self, keep_stored: bool = False) -> None:
+        """Delete the run directory and what it alone used of specs and chunks.
+
+        Parameters
+        ----------
+        keep_stored
+            Leave the chunks of its chunk store there. Otherwise they go first, and where that fails the run
+            stays.
+
+        Raises
+        ------
+        WrongState
+            It is not over.
+        StageError
+            The storage does not answer, or refuses; nothing is deleted here.
+        """
         state = self.status()
         if state.state not in (*ENDED, "prepared"):
             raise WrongState(
                 f"{self.name} is {state.state}: cancel it first (`mlaas-condor cancel {self.name}`)"
             )
+        if not keep_stored:
+            chunkstore.remove(self.folder, self.settings.runs)
         run.delete(self.folder, self.settings.store)
 
 
@@ -255,4 +276,17 @@ def states(folders: Iterable[RunFolder], settings: Settings, with_training: bool
     found = status.of_runs(remote, lambda: _pool_problem(settings), with_training)
     told = {state.name: state for state in found}
     told |= {folder.name: local.state(folder) for folder in folders if folder.local_log.exists()}
-    return [told[folder.name] for folder in folders]
+    return [_with_credentials(folder, told[folder.name]) for folder in folders]
+
+
+def _missing(state: RunState) -> dict[str, int]:
+    """Return how many tasks of each stage are not done."""
+    return {each.stage: each.tasks - each.done for each in state.stages}
+
+
+def _with_credentials(folder: RunFolder, state: RunState) -> RunState:
+    """Add what is to be said of a proxy that ends before the run does."""
+    if state.state in (*ENDED, "prepared"):
+        return state
+    said = access.note(folder, _missing(state))
+    return replace(state, notes=(*state.notes, said)) if said else state

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -12,7 +13,15 @@ from mlaas_condor.data import storage
 from mlaas_condor.data.dataset import Unreadable
 from mlaas_condor.data.inputs import Survey, survey
 from mlaas_condor.data.source import Branch
-from mlaas_condor.errors import InputUnreadable, ModelFault, Problem
+from mlaas_condor.errors import (
+    AccessDenied,
+    CredentialFault,
+    InputUnreadable,
+    ModelFault,
+    Problem,
+    StageError,
+    StorageUnavailable,
+)
 from mlaas_condor.lists import Input
 from mlaas_condor.params import BadFiles
 from mlaas_condor.request import Request
@@ -71,7 +80,7 @@ def look(request: Request, inputs: Sequence[Input], function: str) -> Surveyed:
     def one(each: Input) -> Survey | Exception:
         try:
             return survey(each.path, each.tree, function)
-        except (InputUnreadable, ModelFault) as error:
+        except (InputUnreadable, ModelFault, CredentialFault) as error:
             return error
 
     with ThreadPoolExecutor(_OPENERS) as pool:
@@ -80,6 +89,9 @@ def look(request: Request, inputs: Sequence[Input], function: str) -> Surveyed:
     files = [each for each in outcomes if isinstance(each, Survey)]
     looked_at = zip(inputs, outcomes, strict=True)
     bad = [(each.path, error) for each, error in looked_at if isinstance(error, InputUnreadable)]
+    # Storage that is away, or lets others in only, has not lost these files: they are not left out for that.
+    closed = [each for each in bad if isinstance(each[1], StorageUnavailable | AccessDenied)]
+    bad = [each for each in bad if each not in closed]
     # The user's own mistakes are no unreadable files; the same one need be told but once.
     faults = dict.fromkeys(str(error) for error in outcomes if isinstance(error, ModelFault))
     request.problems += [Problem("job.json: preproc", fault) for fault in faults]
@@ -87,7 +99,22 @@ def look(request: Request, inputs: Sequence[Input], function: str) -> Surveyed:
         tree = f"tree {empty.tree!r} " if empty.tree else ""
         what = f"{empty.path}: {tree}has no entries"
         request.problems.append(Problem("files", what, "take it off the list, and its label"))
+    looked_at = zip(inputs, outcomes, strict=True)
+    refused = [(each.path, error) for each, error in looked_at if isinstance(error, CredentialFault)]
+    request.problems += _told_once_a_host([*refused, *closed])
     return Surveyed(files, positions, _leave_out(request, files, bad))
+
+
+def _told_once_a_host(faults: Sequence[tuple[str, Exception]]) -> Iterable[Problem]:
+    """Yield the fault of the first file of each host and kind: it is that of the others too."""
+    groups: dict[tuple[str, int], list[Exception]] = {}
+    for path, error in faults:
+        code = error.exit_code if isinstance(error, StageError) else 0
+        groups.setdefault((urlsplit(path).netloc, code), []).append(error)
+    for errors in groups.values():
+        same = len(errors) - 1
+        more = f" (and {same} more file{'s' * (same > 1)} there)" if same else ""
+        yield Problem("files", f"{errors[0]}{more}")
 
 
 def _leave_out(

@@ -8,15 +8,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlaas_condor import jsonfile, run
+from mlaas_condor import access, jsonfile, run
 from mlaas_condor import settings as settings_module
 from mlaas_condor.batch import dag, pool, queue
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.data.measuring import PART_NAME, Measurement
 from mlaas_condor.errors import CannotWrite, MlaasError
+from mlaas_condor.grid.credentials import Credentials
 from mlaas_condor.prepare import Prepared, prepare
 from mlaas_condor.request import Request
 from mlaas_condor.run import RunFolder
@@ -33,19 +35,42 @@ def load_request(request: Request | str | Path | Mapping[str, Any]) -> Request:
     return Request.read(request)
 
 
-def plan(request: Request | str | Path | Mapping[str, Any], settings: Settings | None = None) -> Prepared:
+def plan(
+    request: Request | str | Path | Mapping[str, Any],
+    settings: Settings | None = None,
+    proxy: str = "",
+    lifetime_ok: bool = False,
+) -> Prepared:
     """Check a request and plan it; queues nothing, writes nothing.
+
+    Parameters
+    ----------
+    request, settings
+        As for `submit`.
+    proxy
+        Proxy to read remote files with; empty for that of the request or of the environment.
+    lifetime_ok
+        Whether it may end before the run is expected to.
 
     Raises
     ------
     RequestError
         With every problem found.
     """
-    return prepare(load_request(request), settings or settings_module.load())
+    read = load_request(request)
+    if proxy:
+        job = read.job.model_copy(update={"x509_proxy": str(Path(proxy).expanduser().absolute())})
+        read = replace(read, job=job, proxy_named_by="--proxy")
+    with access.kept():
+        return prepare(read, settings or settings_module.load(), lifetime_ok)
 
 
-def submit_files(prepared: Prepared, settings: Settings, name: str) -> dict[str, str]:
-    """Return what HTCondor would get of a prepared request, by file name."""
+def submit_files(
+    prepared: Prepared, settings: Settings, name: str, credentials: Credentials | None = None
+) -> dict[str, str]:
+    """Return what HTCondor gets of a prepared request, by file name; or would get, as far as is known."""
+    if credentials is None:
+        credentials = prepared.access.credentials(None)
     return dag.render(
         name,
         prepared.request.job,
@@ -54,6 +79,7 @@ def submit_files(prepared: Prepared, settings: Settings, name: str) -> dict[str,
         [prepared.recipe.model, *(path.name for path in prepared.companions)],
         settings.python,
         settings.store,
+        credentials,
     )
 
 
@@ -109,7 +135,13 @@ def _fill(folder: RunFolder, name: str, prepared: Prepared, settings: Settings) 
     if prepared.given:
         prepared.given.write(folder.given_specs)
         _measure_nothing(folder, prepared.dataset)
-    dag.write(folder, submit_files(prepared, settings, name), dag.task_lists(prepared.dataset, prepared.plan))
+    credentials = prepared.access.credentials(folder)
+    credentials.write(folder.credentials)
+    dag.write(
+        folder,
+        submit_files(prepared, settings, name, credentials),
+        dag.task_lists(prepared.dataset, prepared.plan),
+    )
 
 
 def _measure_nothing(folder: RunFolder, dataset: Dataset) -> None:
@@ -127,13 +159,22 @@ def _measure_nothing(folder: RunFolder, dataset: Dataset) -> None:
         run.mark(output, task, [part])
 
 
-def submit(request: Request | str | Path | Mapping[str, Any], settings: Settings | None = None) -> Run:
+def submit(
+    request: Request | str | Path | Mapping[str, Any],
+    settings: Settings | None = None,
+    proxy: str = "",
+    lifetime_ok: bool = False,
+) -> Run:
     """Check a request, plan it, write its run directory and submit it.
 
     Parameters
     ----------
     request
         Path of a job file, its content, or a `Request`.
+    settings
+        As `settings.load` finds them if None.
+    proxy, lifetime_ok
+        As for `plan`.
 
     Raises
     ------
@@ -143,7 +184,7 @@ def submit(request: Request | str | Path | Mapping[str, Any], settings: Settings
         There is no pool; nothing is left behind.
     """
     settings = settings or settings_module.load()
-    prepared = plan(request, settings)
+    prepared = plan(request, settings, proxy, lifetime_ok)
     return submit_prepared(prepared, settings)
 
 

@@ -6,7 +6,8 @@
 #
 # It lists in tasks/STAGE.todo the tasks whose output is missing. Output of another run on the same data
 # is taken from the store by a hard link; output of the previous stage is put there the same way.
-# "-" as a store means that the stage keeps none. Exit codes: 0 there is work, 7 there is none.
+# "-" as a store means that the stage keeps none. Exit codes: 0 there is work, 7 there is none, 9 the proxy
+# with which the jobs would read is missing.
 #
 # Nothing here starts a program for each unit of output: there may be 100,000 of them.
 set -eu
@@ -67,8 +68,9 @@ link() {
         rm -rf "$to/.$$"' sh "$2" || :
 }
 
-# The trainings are over: what a killed one brought back of its checkpoints is not needed any more.
-[ "$stage" != report ] || rm -f checkpoint.*/*.model checkpoint.*/*.json
+# The trainings are over: what a killed one brought back of its checkpoints is not needed any more, nor is a
+# token that came from no file.
+[ "$stage" != report ] || rm -f checkpoint.*/*.model checkpoint.*/*.json bearer.token
 
 if [ -n "$previous" ] && [ "$previous_store" != - ]; then
     complete "$previous" > "$work/here"
@@ -102,3 +104,10 @@ awk '
 ' "$work/here" "$tasks" > "$work/todo"
 mv "$work/todo" "$todo"
 [ -s "$todo" ] || exit 7
+
+# Jobs whose proxy is missing when they start HTCondor would try again many times a second.
+proxy=$(sed -n 's/^x509userproxy *= *//p' "$stage.sub" 2> /dev/null || :)
+[ -z "$proxy" ] || [ -s "$proxy" ] || {
+    echo "the proxy $proxy is not there" >&2
+    exit 9
+}

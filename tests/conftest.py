@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import uuid
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def isolated(request, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MLAAS_CONDOR_HOME", str(own / "home"))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(own / name.lower()))
-    monkeypatch.delenv("CONDOR_CONFIG", raising=False)
+    for name in ("CONDOR_CONFIG", "X509_USER_PROXY", "X509_CERT_DIR", "BEARER_TOKEN", "BEARER_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    if remote := sys.modules.get("mlaas_condor.data.remote"):
+        remote._silent.clear()  # hosts that did not answer another test
 
 
 def events_of(n, seed):
@@ -165,9 +169,10 @@ def command(monkeypatch, capsys):
 
 
 def pytest_collection_modifyitems(items):
-    """Run the tests of a file, which share what they need, in one process; and all those of the pool."""
+    """Run the tests of a file, which share what they need, in one process; and all those of a pool."""
     for item in items:
-        group = "pool" if item.get_closest_marker("pool") else str(item.path)
+        shared = next((name for name in ("grid", "pool") if item.get_closest_marker(name)), "")
+        group = shared or str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

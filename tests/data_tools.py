@@ -67,6 +67,9 @@ def fake_reader(*files, boundaries=None):
         def read(self, names, start, stop):
             return {name: part(self._events[name], start, stop) for name in names}
 
+        def ahead(self, names, start, stop):
+            pass
+
         def close(self):
             Fake.opened -= 1
 

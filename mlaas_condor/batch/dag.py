@@ -5,25 +5,41 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from mlaas_condor import planning, templates
+from mlaas_condor import chunkstore, planning, templates
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.errors import Problem, RequestError
+from mlaas_condor.grid import tokens, xrootd
+from mlaas_condor.grid.credentials import Credentials
 from mlaas_condor.request import Job
 from mlaas_condor.run import GIVEN_SPECS, SHARED_STAGES, STAGES, RunFolder
 
+_DELEGATED_SECONDS = 4 * 3600  # of a job's own proxy; HTCondor makes a new one in time
 
-def store_folders(store: Path, dataset: Dataset, plan: planning.Plan) -> dict[str, Path]:
+
+def store_folders(
+    store: Path, dataset: Dataset, plan: planning.Plan, chunk_store: str | None = None
+) -> dict[str, Path]:
     """Return where each stage whose output is shared keeps it, by the content it is made from."""
     specs, chunks = dataset.specs_key, dataset.chunks_key
+    if chunk_store:
+        chunks = chunkstore.stubs_key(chunk_store, dataset)
     # merge also cuts the chunks into tasks, so it depends on that part of the plan as well.
-    cutting = f"{specs} {chunks} {plan.size.model_dump_json()} {plan.wishes.for_data.model_dump_json()}"
+    wishes = plan.wishes.for_data.model_dump_json(exclude={"stored"})  # the key of the chunks says so
+    cutting = f"{specs} {chunks} {plan.size.model_dump_json()} {wishes}"
     merge = hashlib.sha256(cutting.encode()).hexdigest()[:20]
     keys = {"specs": specs, "merge": merge, "preprocess": chunks}
     return {stage: store / stage / keys[stage] for stage in SHARED_STAGES}
 
 
 def render(
-    name: str, job: Job, dataset: Dataset, plan: planning.Plan, models: list[str], python: str, store: Path
+    name: str,
+    job: Job,
+    dataset: Dataset,
+    plan: planning.Plan,
+    models: list[str],
+    python: str,
+    store: Path,
+    credentials: Credentials,
 ) -> dict[str, str]:
     """Return the text of every file that HTCondor gets, by file name.
 
@@ -39,14 +55,20 @@ def render(
         The Python of the jobs.
     store
         Folder of specs and chunks, by content.
+    credentials
+        What jobs read remote files with.
     """
-    folders = store_folders(store, dataset, plan)
+    folders = store_folders(store, dataset, plan, job.chunk_store)
     stores = {f"{stage}_store": _without_spaces(folder) for stage, folder in folders.items()}
     function = [dataset.function.name, *dataset.function.modules] if dataset.function else []
     files = {
         "run.dag": templates.render("run.dag", name=name, **stores),
         "ready.sh": templates.text("ready.sh"),
     }
+    stored = chunkstore.folder(job.chunk_store, dataset) if job.chunk_store else ""
+    if stored:
+        place = chunkstore.Place(url=stored, stubs=folders["preprocess"])
+        files[chunkstore.FILE] = place.model_dump_json(indent=1) + "\n"
     for stage in STAGES:
         values = {
             "name": name,
@@ -57,11 +79,18 @@ def render(
             "function": "".join(f", files/{file}" for file in function),
             "given": f" {GIVEN_SPECS}" if dataset.given else "",
             "given_file": f", {GIVEN_SPECS}" if dataset.given else "",
+            "chunk_store": f" {stored}" if stored else "",
             "cpus": plan.stage(stage).cpus,
             # What the user asks for is not changed by what merge measures.
             "memory": plan.wishes.memory or "$(memory)",
             "disk": plan.wishes.disk or "$(disk)",
             "gpus": _gpu_lines(job) if stage == "train" else "",
+            "retries": (
+                _credential_lines(job, credentials)
+                if stage in credentials.stages
+                else templates.text("retries.sub")
+            ),
+            "token": f", {credentials.token}" if credentials.token and stage in credentials.stages else "",
         }
         files[f"{stage}.sub"] = templates.render(f"{stage}.sub", **values)
     return files
@@ -74,6 +103,27 @@ def _without_spaces(path: Path) -> str:
         what = f"{text!r} has a space, which DAGMan cannot pass on"
         raise RequestError([Problem("settings: home", what, "set MLAAS_CONDOR_HOME to another folder")])
     return text
+
+
+def _credential_lines(job: Job, credentials: Credentials) -> str:
+    """Return the lines of a stage that reads storage: who it is there, and when it is tried again."""
+    lines = []
+    if credentials.proxy:
+        lines += [
+            f"x509userproxy        = {credentials.proxy}",
+            f"delegate_job_GSI_credentials_lifetime = {_DELEGATED_SECONDS}",
+        ]
+    if job.oauth_services:
+        lines.append(f"use_oauth_services   = {', '.join(job.oauth_services)}")
+    environment = {
+        tokens.FILE: Path(credentials.token).name,
+        tokens.SERVICE: job.oauth_services[0].replace("*", "_") if job.oauth_services else "",
+        xrootd.AUTHORITIES: credentials.certificates,
+    }
+    given = " ".join(f"{name}={value}" for name, value in environment.items() if value)
+    if given:
+        lines.append(f'environment          = "{given}"')
+    return templates.render("credentials.sub", identity="".join(f"{line}\n" for line in lines))
 
 
 def _gpu_lines(job: Job) -> str:

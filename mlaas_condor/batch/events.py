@@ -21,7 +21,7 @@ class Job:
         idle, running, held, ended, removed.
     exit_code, signal
         How it ended; None while it has not, or where the other one says.
-    hold_code, hold_reason
+    hold_code, hold_subcode, hold_reason
         Why it is held; the reason also where it was removed.
     submitted, started, changed
         Seconds since 1970: of submission, of its first start (None before), and of its last event.
@@ -36,6 +36,7 @@ class Job:
     exit_code: int | None = None
     signal: int | None = None
     hold_code: int = 0
+    hold_subcode: int = 0
     hold_reason: str = ""
     started: float | None = None
     changed: float = 0.0
@@ -81,6 +82,7 @@ def _apply(job: Job, name: str, event: Any) -> None:
     elif name == "JOB_HELD":
         job.state = "held"
         job.hold_code, job.hold_reason = int(event.get("HoldReasonCode", 0)), str(event.get("HoldReason", ""))
+        job.hold_subcode = int(event.get("HoldReasonSubCode", 0))
     elif name == "JOB_RELEASED":
         job.state = "idle"
     elif name == "JOB_TERMINATED":

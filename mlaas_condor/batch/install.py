@@ -204,8 +204,14 @@ def _stanzas(text: str) -> Iterator[_Entry]:
             yield fields.get("uris", []), fields.get("suites", []), fields.get("components", [])
 
 
-def _download(work: Path, mirrors: Sequence[str], programs: dict[str, str]) -> list[Path]:
-    """Fetch the packages and all they depend on, from the first mirror that has them."""
+def _download(
+    work: Path,
+    mirrors: Sequence[str],
+    programs: dict[str, str],
+    suite: str = SUITE,
+    packages: Sequence[str] = PACKAGES,
+) -> list[Path]:
+    """Fetch packages and all they depend on, from the first mirror that has them."""
     for folder in ("state/lists/partial", "cache/archives/partial"):
         (work / folder).mkdir(parents=True)
     # An empty package state: apt takes the machine for one with nothing installed, libc included.
@@ -216,14 +222,14 @@ def _download(work: Path, mirrors: Sequence[str], programs: dict[str, str]) -> l
     (work / "apt.conf").write_text(network + APT_CONF.format(work=work), "utf-8")
     environment = os.environ | {"APT_CONFIG": str(work / "apt.conf"), "LC_ALL": "C.UTF-8"}
     apt_get = programs["apt-get"]
-    download = [apt_get, "install", "--yes", "--download-only", *PACKAGES]
+    download = [apt_get, "install", "--yes", "--download-only", *packages]
     signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
     errors = []
     for mirror in mirrors:
-        (work / "sources.list").write_text(f"deb {signed}{mirror} {SUITE} main\n", "utf-8")
+        (work / "sources.list").write_text(f"deb {signed}{mirror} {suite} main\n", "utf-8")
         try:
-            _run([apt_get, "update", "--error-on=any"], f"read Debian {SUITE} at the mirror", environment)
-            _run(download, f"download {', '.join(PACKAGES)}", environment)
+            _run([apt_get, "update", "--error-on=any"], f"read Debian {suite} at the mirror", environment)
+            _run(download, f"download {', '.join(packages)}", environment)
         except InstallError as error:
             errors.append(error)
         else:

@@ -48,7 +48,7 @@ class QueuedJob:
 
 
 @contextmanager
-def _pool_errors(kind: type[PoolUnreachable] = PoolUnreachable) -> Iterator[None]:
+def pool_errors(kind: type[PoolUnreachable] = PoolUnreachable) -> Iterator[None]:
     """Turn what the bindings raise when a daemon does not answer into our error."""
     import htcondor2
 
@@ -91,7 +91,7 @@ def submit(folder: RunFolder) -> int:
     """
     import htcondor2
 
-    with _pool_errors():
+    with pool_errors():
         schedd = htcondor2.Schedd()
     try:
         folder.submitted_to.write_text(here() + "\n", "utf-8")
@@ -99,6 +99,9 @@ def submit(folder: RunFolder) -> int:
         # is absolute, because the working directory belongs to all threads of a process.
         options = {"Force": True, "BatchName": folder.name}
         description = htcondor2.Submit.from_dag(str(folder.dag), options)
+        # DAGMan has no use for a token, and its ad, which keeps the values, may be read by anybody.
+        handed_on = (name.strip() for name in description["getenv"].split(","))
+        description["getenv"] = ",".join(name for name in handed_on if not name.startswith("BEARER_TOKEN"))
         description["initialdir"] = str(folder.path)
         description["My.MLaaSRun"] = f'"{folder.name}"'
         description["My.MLaaSStage"] = '"dagman"'
@@ -120,7 +123,7 @@ def query(runs: list[str]) -> list[QueuedJob]:
     import htcondor2
 
     constraint = " || ".join(f'MLaaSRun == "{name}"' for name in runs) or "false"
-    with _pool_errors(PoolLost):
+    with pool_errors(PoolLost):
         ads = htcondor2.Schedd().query(constraint=constraint, projection=_ATTRIBUTES)
     return [_queued_job(ad) for ad in ads]
 
@@ -159,7 +162,7 @@ def release(run: str) -> int:
 def _act(action: str, constraint: str) -> int:
     import htcondor2
 
-    with _pool_errors():
+    with pool_errors():
         reply = htcondor2.Schedd().act(getattr(htcondor2.JobAction, action), constraint)
         return int(reply["TotalSuccess"])
 
@@ -180,7 +183,7 @@ def machines() -> list[Machine]:
     import htcondor2
 
     names = ["Machine", "TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
-    with _pool_errors(PoolLost):
+    with pool_errors(PoolLost):
         ads = htcondor2.Collector().query(
             htcondor2.AdType.Startd, constraint='SlotType =!= "Dynamic"', projection=names
         )
@@ -202,7 +205,7 @@ def most_gpus(require: str) -> int:
     import htcondor2
 
     expression = classad2.ExprTree(require)
-    with _pool_errors(PoolLost):
+    with pool_errors(PoolLost):
         # All attributes: those that describe a card carry its number in their name.
         ads = htcondor2.Collector().query(
             htcondor2.AdType.Startd, constraint='SlotType =!= "Dynamic" && TotalSlotGPUs > 0'

@@ -8,6 +8,7 @@ from mlaas_condor import errors
 from mlaas_condor.errors import LEAVE, StageError
 
 # HTCondor's manual, job ClassAd attribute HoldReasonCode: those that a run of ours can meet.
+_RENEW = "mlaas-condor proxy renew {run}"
 _RESUME = "mlaas-condor resume {run}"
 _MORE_MEMORY = "{memory}, and submit again"
 _MORE_DISK = "make room, or {disk}; then mlaas-condor resume {run}"
@@ -27,6 +28,7 @@ _ASK = {
 _HOLDS = {
     1: ("you held it", _RESUME),
     3: ("a policy of the pool put it on hold", f"ask the pool's administrators, then {_RESUME}"),
+    4: ("its proxy could not be given to it: has it expired?", _RENEW),
     6: (
         "the machine could not start the program: is the Python of the jobs there?",
         "set 'python' in the settings to one that the machines have, and submit again",
@@ -45,7 +47,15 @@ _HOLDS = {
     34: ("it used more memory than it asked for", _MORE_MEMORY),
 }
 _TAIL_BYTES = 8192
-_EXITS = {kind.exit_code: kind for kind in StageError.__subclasses__()}
+OURS = (3, errors.CredentialFault.exit_code)
+"""Codes of the hold that our submit files ask for: a job that found its proxy or token not to do."""
+
+
+def _kinds(of: type[StageError]) -> list[type[StageError]]:
+    return [each for kind in of.__subclasses__() for each in (kind, *_kinds(kind))]
+
+
+_EXITS = {kind.exit_code: kind for kind in reversed(_kinds(StageError))}
 _ADVICE = {
     errors.InputUnreadable: (
         "mend the file, then mlaas-condor resume {run}; or leave it, or the branch, out and submit again"
@@ -58,12 +68,22 @@ _ADVICE = {
     ),
     errors.StorageFull: _MORE_DISK,
     errors.OutOfMemory: _MORE_MEMORY,
+    errors.StorageUnavailable: "once the storage answers again: mlaas-condor resume {run}",
+    errors.AccessDenied: (
+        "ask who runs the storage for permission, or use a proxy that has it; then mlaas-condor resume {run}"
+    ),
+    # The run has ended, or has no queue: `proxy renew`, which a held job needs, is for those that live.
+    errors.CredentialFault: "put a good proxy or token in its place, then mlaas-condor resume {run}",
 }
 
 
-def of_hold(code: int, text: str, run: str, stage: str, task: int) -> tuple[str, str]:
-    """Return (what happened, what to do) for a held job, from HTCondor's code and its own words."""
+def of_hold(
+    code: int, subcode: int, text: str, stderr: Path, run: str, stage: str, task: int
+) -> tuple[str, str]:
+    """Return (what happened, what to do) for a held job, from HTCondor's codes and what was said."""
     words, advice = _HOLDS.get(code, ("HTCondor holds it", _RESUME))
+    if (code, subcode) == OURS:
+        words, advice = _last_words(stderr, stage) or "it held itself", _RENEW
     detail = " ".join(text.split())
     return f"{words} ({detail})" if detail else words, advice.format(
         run=run, stage=stage, task=task, **_ASK[stage == "train"]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from mlaas_condor.batch import events, logs, queue, reasons, waiting
 from mlaas_condor.errors import PoolUnreachable
+from mlaas_condor.grid.credentials import Credentials
 from mlaas_condor.run import RunFolder
 from mlaas_condor.state import (
     Failure,
@@ -22,6 +23,8 @@ from mlaas_condor.state import (
 
 _ALIVE: tuple[State, ...] = ("idle", "running", "held")
 _FAILED_NODE = re.compile(r"Node Name: (?P<stage>\w+).*?\n\S+ \S+ +Error: (?P<error>[^\n]*)", re.DOTALL)
+_NO_PROXY = "PRE Script failed with status 9"
+_NEW_PROXY = "put a new one in its place (mlaas-condor proxy init --out FILE)"
 _SUBMIT_ERROR = re.compile(r"submit error: (?P<text>.*?)(?=\n\d\d/\d\d/)", re.DOTALL)
 
 
@@ -178,7 +181,16 @@ def _dagman_failures(folder: RunFolder) -> Iterable[Failure]:
     text = folder.dagman_out.read_text("utf-8", "replace")
     # The last of each: DAGMan appends what it says after a resume.
     for node in list(_FAILED_NODE.finditer(text))[-1:]:
+        if _NO_PROXY in node["error"]:
+            named = Credentials.of(folder.credentials).proxy
+            advice = f"{_NEW_PROXY}, then mlaas-condor resume {folder.name}"
+            yield Failure(node["stage"], 0, f"the proxy {named} is not there", advice)
+            continue
         cause = next(iter(list(_SUBMIT_ERROR.finditer(text))[-1:]), None)
+        if cause and "proxy" in cause["text"]:
+            reason = f"HTCondor does not take its proxy: {' '.join(cause['text'].split())}"
+            yield Failure(node["stage"], 0, reason, f"{_NEW_PROXY}, then mlaas-condor resume {folder.name}")
+            continue
         reason = f"{node['error'].strip()}{': ' + ' '.join(cause['text'].split()) if cause else ''}"
         yield Failure(
             node["stage"], 0, reason, f"see {folder.dagman_out}, then mlaas-condor resume {folder.name}"
@@ -196,7 +208,9 @@ def _failures(folder: RunFolder, jobs: list[events.Job], done: Mapping[str, set[
             stderr = folder.stderr(job.stage, job.task)
             reason, advice = reasons.of_exit(job.exit_code, job.signal, stderr, *where)
         elif job.state == "held":
-            reason, advice = reasons.of_hold(job.hold_code, job.hold_reason, *where)
+            stderr = folder.stderr(job.stage, job.task)
+            said = job.hold_reason
+            reason, advice = reasons.of_hold(job.hold_code, job.hold_subcode, said, stderr, *where)
         elif job.state == "removed":
             reason, advice = reasons.of_removal(job.hold_reason, *where)
         else:

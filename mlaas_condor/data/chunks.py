@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas_condor.data import storage
 from mlaas_condor.data.chunkfile import Chunk
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.data.events import Column, Jagged, concatenate, part, pick
@@ -22,6 +24,7 @@ from mlaas_condor.errors import InputChanged
 _PHASES = 2**16
 BATCH_BYTES = 2**27  # of events that are read together, for several chunks where they are small
 _BLOCKS = 4  # blocks of the measuring that are read together
+_SIDE_BY_SIDE = 4  # remote files
 OPEN_FILES = 64  # files kept open from batch to batch; an open tree of 1500 branches takes 20 MB
 
 
@@ -96,6 +99,7 @@ class Maker:
         self._events = specs.events_of(len(dataset.files))
         self._selector = Selector(dataset.steps, [*dataset.flat, *dataset.jagged, *dataset.carried])
         self._readers: dict[int, Reader] = {}
+        self._remote = any(storage.is_url(file.path) for file in dataset.files)
 
     def make(self, first: int, last: int) -> Iterator[tuple[int, Chunk]]:
         """Yield the chunks from ``first`` to ``last`` (included), with their numbers.
@@ -123,18 +127,27 @@ class Maker:
     def _batch(self, indices: range) -> Iterator[tuple[int, Chunk]]:
         deals = [deal(self._events, self._dataset.chunk_size, index) for index in indices]
         parts: list[list[tuple[int, dict[str, Column], NDArray[np.int64]]]] = [[] for _ in indices]
-        for file in range(len(self._dataset.files)):
-            start, stop = deals[0][file][0], deals[-1][file][1]
-            if start < stop:
-                events, entries = self._read(file, start, stop)
-                for (low, high), of_chunk in zip((each[file] for each in deals), parts, strict=True):
-                    if low == high:
-                        continue  # its types would have a say in those of the chunk
-                    piece = {name: part(column, low - start, high - start) for name, column in events.items()}
-                    of_chunk.append((file, piece, entries[low - start : high - start]))
+        bounds = [(file, deals[0][file][0], deals[-1][file][1]) for file in range(len(self._dataset.files))]
+        wanted = [(file, start, stop) for file, start, stop in bounds if start < stop]
+        for (file, start, _), (events, entries) in zip(wanted, self._read_all(wanted), strict=True):
+            for (low, high), of_chunk in zip((each[file] for each in deals), parts, strict=True):
+                if low == high:
+                    continue  # its types would have a say in those of the chunk
+                piece = {name: part(column, low - start, high - start) for name, column in events.items()}
+                of_chunk.append((file, piece, entries[low - start : high - start]))
         for index, of_chunk in zip(indices, parts, strict=True):
             yield index, self._chunk(index, of_chunk)
             of_chunk.clear()
+
+    def _read_all(
+        self, wanted: Sequence[tuple[int, int, int]]
+    ) -> Iterator[tuple[dict[str, Column], NDArray[np.int64]]]:
+        """Yield what is read of each file, in their order; of remote ones some are waited for at a time."""
+        if not self._remote:
+            yield from (self._read(*each) for each in wanted)
+            return
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            yield from pool.map(lambda each: self._read(*each), wanted)
 
     def _read(self, file: int, start: int, stop: int) -> tuple[dict[str, Column], NDArray[np.int64]]:
         """Return the kept events ``start`` to ``stop`` (excluded) of a file, and their entries."""

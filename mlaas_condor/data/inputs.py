@@ -169,6 +169,10 @@ class Reader:
         events = self.source.read(present, start, stop) if present else {}
         return events | {name: self._nothing(name, stop - start) for name in missing}
 
+    def ahead(self, names: Iterable[str], start: int, stop: int) -> None:
+        """Begin to fetch what `read` will be asked for next."""
+        self.source.ahead([name for name in names if name not in self._fill], start, stop)
+
     def _nothing(self, name: str, n: int) -> Column:
         if self._fill[name] == JAGGED:
             return Jagged(np.zeros(n, np.int64), np.zeros(0, np.float32))

@@ -16,7 +16,7 @@ from mlaas_condor.data.events import Column, Events, Jagged
 from mlaas_condor.data.inputs import Reader
 from mlaas_condor.data.selection import Selector
 from mlaas_condor.data.specs import BranchPart, Extent, Kept, Lost, Part, join_extents
-from mlaas_condor.errors import DataFault, InputUnreadable
+from mlaas_condor.errors import AccessDenied, DataFault, InputUnreadable, StorageUnavailable
 
 PART_NAME = "part-{:05d}.json"
 _LARGEST = float(np.finfo(np.float32).max)  # features are float32; some ntuples mark "none" with 1.8e308
@@ -126,7 +126,10 @@ class Measurement:
             self._give_up(entries, error)
             return
         try:
-            for start, stop in pieces:
+            for (start, stop), following in zip(pieces, [*pieces[1:], None], strict=True):
+                reader.ahead(self._inputs, start, stop)
+                if following:  # on its way while this one is decompressed and measured
+                    reader.ahead(self._inputs, *following)
                 self._block(reader, entries.model_copy(update={"start": start, "stop": stop}))
         finally:
             reader.close()
@@ -143,6 +146,8 @@ class Measurement:
     def _block(self, reader: Reader, entries: EntryRange) -> None:
         try:
             events = reader.read(self._inputs, entries.start, entries.stop)
+        except (StorageUnavailable, AccessDenied):
+            raise  # the events are there: they are not lost because the way to them is
         except InputUnreadable as error:
             if self._dataset.may_lose and entries.stop - entries.start > _FINEST:
                 middle = (entries.start + entries.stop) // 2
@@ -170,7 +175,7 @@ class Measurement:
             of_file[name] = join_extents([of_file[name], extent]) if name in of_file else extent
 
     def _give_up(self, entries: EntryRange, error: InputUnreadable) -> None:
-        if not self._dataset.may_lose:
+        if not self._dataset.may_lose or isinstance(error, StorageUnavailable | AccessDenied):
             raise error
         before = self._lost[-1] if self._lost else None
         if before and before.range.file == entries.file and before.range.stop == entries.start:

@@ -235,6 +235,9 @@ class Recordwise:
         except ValueError as error:
             raise ModelFault(f"{self._file.name}: records {start} to {stop}: {error}") from error
 
+    def ahead(self, names: Iterable[str], start: int, stop: int) -> None:
+        """Do nothing, as the file itself."""
+
     def boundaries(self, names: Iterable[str]) -> Sequence[int]:
         """Return the boundaries of the table: its records are read whole, whatever the names."""
         return self._table.boundaries(self._table.branches)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mlaas_condor.data import rootheader, storage
 from mlaas_condor.data.events import Column, Jagged
-from mlaas_condor.data.source import FLAT, JAGGED, Branch, Index
+from mlaas_condor.data.remote import RemoteFile
+from mlaas_condor.data.rootbranches import classify, first_line, is_ntuple
+from mlaas_condor.data.source import Branch, Index
 from mlaas_condor.errors import InputUnreadable, StageError
 
 TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
-_NUMBERS = {"bool": "bool", "float": "float32", "double": "float64"}
-_NUMBERS |= {f"std::{sign}int{bits}_t": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_NUMBERS |= {f"ROOT::RNTupleCardinality<std::uint{bits}_t>": "int64" for bits in (32, 64)}
-_VECTOR = re.compile(r"(?:std::vector|ROOT::VecOps::RVec)<(.+)>")
 _SHOWN = 8  # names that a message lists
-_NO_OFFSETS = 1  # ROOT's kGenerateOffsetMap: a list's length is only in its counter
 
 
 class RootSource:
@@ -51,7 +47,8 @@ class RootSource:
         self._tree = open_tree(path, tree)
         self.entries = int(self._tree.num_entries)
         self.uuid = identity(path, self._file)
-        self.size = storage.size(path)
+        self._remote: RemoteFile | None = getattr(self._file.source, "remote", None)
+        self.size = int(self._file.source.num_bytes)
         self._threads = _uproot().ThreadPoolExecutor(threads) if threads > 1 else None
         self._all: tuple[dict[str, Branch], dict[str, str]] | None = None
 
@@ -71,7 +68,7 @@ class RootSource:
             branches: dict[str, Branch] = {}
             left_out: dict[str, str] = {}
             with _telling(f"{self.path}: its list of branches"):
-                for name, found in _classify(self._tree):
+                for name, found in classify(self._tree):
                     if name in branches or name in left_out:
                         left_out[f"{name} (again)"] = "has the name of another branch"
                     elif isinstance(found, Branch):
@@ -85,14 +82,16 @@ class RootSource:
         """Read entries ``start`` to ``stop`` (excluded) of the named branches; as `Source.read`."""
         names = self._there(names)
         try:
+            if self._remote and is_ntuple(self._tree):
+                self.ahead(names, start, stop)  # or each page would be a request
             arrays = self._arrays(names, start, stop)
-        except MemoryError:
+        except (MemoryError, StageError):  # the storage is the trouble, not what it holds
             raise
         except Exception as error:
             bad = list(self._damaged(names, start, stop))
             which = f" of {_some(bad)}" if bad else ""
             raise InputUnreadable(
-                f"{self.path}: entries {start} to {stop}{which} cannot be read: {_first_line(error)}"
+                f"{self.path}: entries {start} to {stop}{which} cannot be read: {first_line(error)}"
             ) from error
         columns = {name: _to_column(arrays[name].layout) for name in names}
         for name, column in columns.items():
@@ -104,7 +103,7 @@ class RootSource:
     def _there(self, names: Iterable[str]) -> list[str]:
         names = list(names)
         with _telling(f"{self.path}: its list of branches"):
-            known = {field.name for field in self._tree.fields} if _is_ntuple(self._tree) else self._tree
+            known = {field.name for field in self._tree.fields} if is_ntuple(self._tree) else self._tree
             missing = [name for name in names if name not in known]
         if missing:
             raise InputUnreadable(f"{self.path}: tree {self._name!r} has no branch {_some(missing)}")
@@ -112,7 +111,7 @@ class RootSource:
 
     def _arrays(self, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         wanted: dict[str, Any] = {"expressions": names}
-        if _is_ntuple(self._tree):
+        if is_ntuple(self._tree):
             # Names would be patterns there, and take fields of structures that are called the same.
             wanted = {"filter_field": lambda field, paths=frozenset(names): field.path in paths}
         arrays: dict[str, Any] = self._tree.arrays(
@@ -135,10 +134,17 @@ class RootSource:
             else:
                 yield from names
 
+    def ahead(self, names: Iterable[str], start: int, stop: int) -> None:
+        """Begin to fetch what `read` will need; as `Source.ahead`."""
+        if self._remote:
+            names = self._there(names)
+            find = _page_ranges if is_ntuple(self._tree) else _basket_ranges
+            self._remote.ahead(find(self._tree, names, start, stop))
+
     def boundaries(self, names: Iterable[str]) -> Sequence[int]:
         """Return the entries at which a cluster begins in all these branches, and the last one."""
         names = self._there(names)
-        if _is_ntuple(self._tree):
+        if is_ntuple(self._tree):
             with _telling(f"{self.path}: its list of clusters"):
                 firsts = [int(each.num_first_entry) for each in self._tree.cluster_summaries]
             return sorted({0, *firsts, self.entries})
@@ -193,10 +199,25 @@ def open_tree(path: str, tree: str) -> Any:
 def open_file(path: str) -> Any:
     """Open a ROOT file; raises as `open_tree`."""
     uproot = _uproot()
+    if storage.is_url(path):
+        return _open_remote(path)
     rootheader.check(path)
     with _telling(f"{path}: perhaps cut short, for it"):
         # Each entry range is read once: a cache of 100 MB a file would only fill the memory.
         return uproot.open({path: None}, array_cache=None)
+
+
+def _open_remote(path: str) -> Any:
+    from mlaas_condor.data import remotesource
+
+    remote = storage.open_remote(path)
+    try:
+        rootheader.tell(path, remote.piece(0, rootheader.HEADER), remote.size)
+        with _telling(f"{path}: perhaps cut short, for it"):
+            return remotesource.open_root(path, remote)
+    except BaseException:
+        remote.close()
+        raise
 
 
 def tree_in(file: Any, path: str, tree: str) -> Any:
@@ -210,7 +231,7 @@ def tree_in(file: Any, path: str, tree: str) -> Any:
         found = file[tree]
     except uproot.KeyInFileError:
         found = None
-    if isinstance(found, uproot.TTree) or _is_ntuple(found):
+    if isinstance(found, uproot.TTree) or is_ntuple(found):
         _ = found.num_entries  # an RNTuple reads its directory only now
         return found
     if "RNTuple" in getattr(found, "classname", ""):
@@ -236,107 +257,36 @@ def identity(path: str, file: Any) -> str:
     return str(file.uuid) if file.uuid.int else storage.ends_digest(path)
 
 
-def _classify(found: Any) -> Iterator[tuple[str, Branch | str]]:
-    """Yield the name of every leaf, and the branch, or why it is none that can be read."""
-    if _is_ntuple(found):
-        yield from _classify_fields(found)
-        return
-    for name, branch in found.iteritems(recursive=True, full_paths=True, ignore_duplicates=False):
-        if len(branch.branches):
-            continue
-        try:
-            kind = _kind(name, branch)
-        except Exception as error:
-            kind = f"cannot be read: {_first_line(error)}"
-        yield name, kind
+def _basket_ranges(tree: Any, names: Iterable[str], start: int, stop: int) -> list[tuple[int, int]]:
+    """Return where in the file the baskets with some entries are, as uproot will ask for them."""
+    found = [each for name in names for _, each in tree[name].entries_to_ranges_or_baskets(start, stop)]
+    return [(int(each[0]), int(each[1])) for each in found if isinstance(each, tuple)]
 
 
-def _branch(name: str, kind: str, dtype: str, shape: Sequence[int] = ()) -> Branch | str:
-    """Return a branch; one with a fixed number of numbers an event is read as a list of that length."""
-    if kind == JAGGED and shape:
-        return f"holds lists of {'x'.join(map(str, shape))} numbers each"
-    known: Literal["flat", "jagged"] = "jagged" if kind == JAGGED or shape else "flat"
-    return Branch(name, known, dtype, int(np.prod(shape)) if shape else 0)
+def _page_ranges(ntuple: Any, names: Iterable[str], start: int, stop: int) -> list[tuple[int, int]]:
+    """Return where in the file the pages of the clusters with some entries are, as uproot asks for them."""
+    wanted = set(names)
+    records = ntuple.field_records
 
+    def top(field: int) -> str:
+        while records[field].parent_field_id != field:
+            field = records[field].parent_field_id
+        return str(records[field].field_name)
 
-def _kind(name: str, branch: Any) -> Branch | str:
-    """Tell flat, jagged or the reason to leave out, and the dtype, from uproot's interpretation."""
-    import uproot
-
-    interpretation = branch.interpretation
-    numeric = (uproot.AsDtype, uproot.interpretation.numerical.TruncatedNumerical)
-    jagged = isinstance(interpretation, uproot.AsJagged)
-    content = interpretation.content if jagged else interpretation
-    if not isinstance(content, numeric):
-        return _holds(getattr(interpretation, "typename", None) or type(interpretation).__name__)
-    dtype = np.dtype(content.to_dtype)
-    if dtype.fields is not None:
-        return "holds a structure"
-    if jagged and _lengths_are_elsewhere(branch):
-        counter = branch.count_branch.name
-        return f"cannot be read: the lengths of its lists are those of {counter!r}, in other portions"
-    return _branch(name, JAGGED if jagged else FLAT, dtype.base.newbyteorder("=").name, dtype.shape)
-
-
-def _lengths_are_elsewhere(branch: Any) -> bool:
-    """Tell of a branch without offsets of its own, where uproot fails unless the counter's baskets match."""
-    if branch.count_branch is None or not branch.has_member("fIOFeatures"):
-        return False
-    if not branch.member("fIOFeatures").member("fIOBits") & _NO_OFFSETS:
-        return False
-    return list(branch.entry_offsets) != list(branch.count_branch.entry_offsets)
-
-
-def _holds(typename: str) -> str:
-    if typename in ("char*", "string", "std::string", "TString"):
-        return "holds text"
-    return "is of an unknown type" if typename == "unknown" else f"holds {typename}"
-
-
-def _classify_fields(ntuple: Any) -> Iterator[tuple[str, Branch | str]]:
-    """Tell the fields of an RNTuple apart by their C++ types, the others by how uproot lays them out."""
-    kinds: dict[str, Branch | str] = {}
-    others = []
-    for field in ntuple.fields:
-        vector = _VECTOR.fullmatch(str(field.typename))
-        number = _NUMBERS.get(vector[1] if vector else str(field.typename))
-        if number:
-            kinds[field.name] = _branch(field.name, JAGGED if vector else FLAT, number)
-        elif not field.typename:
-            kinds[field.name] = "holds structures"
-        else:
-            others.append(field)
-    if others:
-        kinds |= _kinds_of_layouts(ntuple, others)
-    yield from kinds.items()
-
-
-def _kinds_of_layouts(ntuple: Any, fields: Sequence[Any]) -> dict[str, Branch | str]:
-    # All at once, as each time uproot goes through all fields; by halves where it does not know one.
-    names = {field.name for field in fields}
-    try:
-        types = ntuple.to_akform(filter_field=lambda each: each.path in names)[0].type
-        return {field.name: _kind_of_layout(field, types.content(field.name)) for field in fields}
-    except Exception as error:
-        half = len(fields) // 2
-        if not half:
-            return {name: f"cannot be read: {_first_line(error)}" for name in names}
-        return _kinds_of_layouts(ntuple, fields[:half]) | _kinds_of_layouts(ntuple, fields[half:])
-
-
-def _kind_of_layout(field: Any, kind: Any) -> Branch | str:
-    import awkward as ak
-
-    inner, shape = kind, []
-    if isinstance(inner, ak.types.ListType):
-        inner = inner.content
-    while isinstance(inner, ak.types.RegularType):
-        shape.append(int(inner.size))
-        inner = inner.content
-    if isinstance(inner, ak.types.NumpyType) and not inner.parameters and not kind.parameters:
-        jagged = isinstance(kind, ak.types.ListType)
-        return _branch(field.name, JAGGED if jagged else FLAT, inner.primitive, shape)
-    return _holds(str(field.typename))
+    columns = [column.idx for column in ntuple.column_records if top(column.field_id) in wanted]
+    clusters = [
+        k
+        for k, each in enumerate(ntuple.cluster_summaries)
+        if each.num_first_entry < stop and start < each.num_first_entry + each.num_entries
+    ]
+    places = [
+        page.locator
+        for links in (ntuple.page_link_list[k] for k in clusters)
+        for column in columns
+        if column < len(links)
+        for page in links[column].pages
+    ]
+    return [(int(place.offset), int(place.offset + place.num_bytes)) for place in places]
 
 
 def _to_column(layout: Any) -> Column | None:
@@ -363,12 +313,6 @@ def _to_column(layout: Any) -> Column | None:
     return Jagged(np.diff(offsets), values) if values.ndim == 1 else None
 
 
-def _is_ntuple(found: Any) -> bool:
-    import uproot
-
-    return isinstance(found, uproot.behaviors.RNTuple.RNTuple)
-
-
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
     """Turn whatever uproot stumbles over into `InputUnreadable`."""
@@ -377,14 +321,9 @@ def _telling(what: str) -> Iterator[None]:
     except (MemoryError, StageError):
         raise
     except Exception as error:
-        raise InputUnreadable(f"{what} cannot be read: {_first_line(error)}") from error
+        raise InputUnreadable(f"{what} cannot be read: {first_line(error)}") from error
 
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

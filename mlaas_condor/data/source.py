@@ -88,6 +88,14 @@ class Source(Protocol):
         """
         ...
 
+    def ahead(self, names: Iterable[str], start: int, stop: int) -> None:
+        """Begin to fetch what `read` will need next, where the file is remote; may do nothing.
+
+        It goes on in the background while what was read before is worked on. The next `read` should ask for
+        the same entries: what is then not used is fetched in vain.
+        """
+        ...
+
     def boundaries(self, names: Iterable[str]) -> Sequence[int]:
         """Return entries, ascending, from 0 to ``entries``, between which it is best to read as a whole.
 

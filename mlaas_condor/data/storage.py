@@ -1,4 +1,4 @@
-"""Files as bytes, wherever they are: local paths, and URLs through fsspec, read in parts.
+"""Files as bytes, wherever they are: local paths, and URLs, read in parts.
 
 Nothing here fetches a whole file to use a part of it: a remote file is read by ranges, as they are asked for.
 """
@@ -10,25 +10,19 @@ import hashlib
 import io
 import os
 import re
-import socket
-import ssl
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from mlaas_condor.errors import InputUnreadable, StageError
+from mlaas_condor.data import web
+from mlaas_condor.data.remote import SEPARATOR, Place, RemoteFile
+from mlaas_condor.errors import InputUnreadable
+from mlaas_condor.grid import xrootd
 
-SCHEMES = ("file", "hdfs", "http", "https", "webhdfs")
-CONNECT_SECONDS = 10
-SILENCE_SECONDS = 30
-REQUEST_SECONDS = 300  # one request may fetch a large part over a slow line, as long as bytes arrive
+SCHEMES = ("file", "hdfs", "webhdfs", *web.WEB, *xrootd.SCHEMES)
 _END_BYTES = 2**16
 _BUFFER = 2**16
-_AHEAD = 2**18  # fetched beyond what is asked for; fsspec's own 5 MiB would be the whole of many a file
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -49,39 +43,57 @@ def suffixes(path: str) -> list[str]:
     return [suffix.lower() for suffix in PurePosixPath(name).suffixes]
 
 
+def places(path: str) -> list[str]:
+    """Return the URLs at which a file is, where there are several: ``root://a//f.root|root://b//f.root``."""
+    return path.split(SEPARATOR) if is_url(path) else [path]
+
+
+def open_remote(path: str) -> RemoteFile:
+    """Open a remote file for reading by ranges; raises as `open_bytes`."""
+    return RemoteFile(places(path), connect)
+
+
+def connect(url: str) -> Place:
+    """Open a remote file at one of its places."""
+    kind = scheme(url)
+    if kind in xrootd.SCHEMES:
+        return xrootd.XrootdFile(url)
+    if kind not in SCHEMES:
+        raise InputUnreadable(f"{url}: {kind}:// is not supported (what is: {_choices()})")
+    return web.WebFile(url)
+
+
 def open_bytes(path: str) -> BinaryIO:
     """Open a file for reading at any place; whoever opens it closes it.
 
     Raises
     ------
     InputUnreadable
-        Now, or at a later read: the file is missing or no file, may not be read, its host is unknown
-        or does not answer in time, or a package that reads it is missing.
+        Now, or at a later read: the file is missing or no file, may not be read (`AccessDenied`), its host
+        is unknown or does not answer in time (`StorageUnavailable`), or a package that reads it is missing.
+    CredentialFault
+        The storage wants a proxy or token, and ours does not do.
     """
     if _is_local(path):
         return _open_local(_local(path))
-    with telling(path):
-        filesystem, inner = _filesystem(path)
-        if filesystem.protocol != ("http", "https") and filesystem.isdir(inner):
-            raise InputUnreadable(f"{path}: is a directory, not a file")
-        file = filesystem.open(inner, "rb")
-        if not file.seekable():
-            file.close()
-            raise InputUnreadable(f"{path}: {_WHOLE}, or does not say how large they are")
-    return cast(BinaryIO, io.BufferedReader(_Remote(path, file), _BUFFER))
+    return cast(BinaryIO, io.BufferedReader(_Remote(open_remote(path)), _BUFFER))
 
 
 def size(path: str) -> int:
     """Return the bytes of a file; raises `InputUnreadable` as `open_bytes` does."""
-    if _is_local(path):
-        with open_bytes(path) as file:
-            return file.seek(0, os.SEEK_END)
-    with telling(path):
-        filesystem, inner = _filesystem(path)
-        found = filesystem.info(inner)["size"]
-    if found is None:
-        raise InputUnreadable(f"{path}: the server does not say how large it is")
-    return int(found)
+    if not _is_local(path):
+        file = open_remote(path)
+        file.close()
+        return file.size
+    with open_bytes(path) as local:
+        return local.seek(0, os.SEEK_END)
+
+
+def is_pattern(path: str) -> bool:
+    """Tell whether `expand` would look for files: a URL of a web server never is one."""
+    if web.is_web(path):
+        return False
+    return xrootd.is_pattern(path) if scheme(path) in xrootd.SCHEMES else glob.has_magic(path)
 
 
 def expand(pattern: str) -> list[str]:
@@ -92,26 +104,26 @@ def expand(pattern: str) -> list[str]:
     InputUnreadable
         The scheme cannot list files, as https.
     """
-    kind = scheme(pattern)
-    if kind in ("http", "https"):
+    if web.is_web(pattern):
         # `?` and `[` are ordinary in the URL of a file.
         if "*" in urlsplit(pattern).path:
             raise InputUnreadable(
                 f"{pattern}: a web server does not list its files: give each URL on a line of its own"
             )
         return [pattern]
-    if not glob.has_magic(pattern):
+    if not is_pattern(pattern):
         return [pattern]
+    if scheme(pattern) in xrootd.SCHEMES:
+        return xrootd.expand(pattern)
     if _is_local(pattern):
         local = _local(pattern)
         if os.path.lexists(local):
             return [local]
         return sorted(glob.glob(local, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute one
-    with telling(pattern):
-        filesystem, inner = _filesystem(pattern)
+    with web.telling(pattern):
+        filesystem, inner = web.filesystem(pattern)
         found = filesystem.glob(inner)
-    host = f"{kind}://{urlsplit(pattern).netloc}"
-    return sorted(host + "/" + str(name).lstrip("/") for name in found)
+    return sorted(web.host(pattern) + "/" + str(name).lstrip("/") for name in found)
 
 
 def ends_digest(path: str) -> str:
@@ -128,79 +140,6 @@ def digest(file: BinaryIO) -> str:
     file.seek(max(0, length - _END_BYTES))
     ends += file.read(min(_END_BYTES, length))
     return "ends-" + hashlib.sha256(str(length).encode() + b" " + ends).hexdigest()[:32]
-
-
-@contextmanager
-def telling(path: str) -> Iterator[None]:
-    """Turn whatever fails into `InputUnreadable` with the path and the cause in one line."""
-    try:
-        yield
-    except (MemoryError, StageError):
-        raise
-    except Exception as error:
-        raise InputUnreadable(f"{path}: {why(error)}") from error
-
-
-_MISSING = "no such file"
-_WHOLE = "the server sends no parts of files"
-
-
-def why(error: BaseException) -> str:
-    """Say in a few words what went wrong; fsspec's libraries each have errors of their own for the same."""
-    for each in _chain(error):
-        known = _known(each)
-        if known:
-            return known
-    if isinstance(error, FileNotFoundError) and error.__cause__:
-        error = error.__cause__
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (
-        f"cannot be read: {type(error).__name__}: {text}"
-        if text
-        else f"cannot be read: {type(error).__name__}"
-    )
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and what led to it, the first cause first: fsspec says 'not found' of any failure."""
-    chain: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in chain:
-        chain.append(at)
-        at = at.__cause__ or at.__context__
-    return chain[::-1]
-
-
-def _known(error: BaseException) -> str:
-    name = type(error).__name__
-    if isinstance(error, ImportError):
-        return f"needs a package that is missing: pip install {error.name}" if error.name else str(error)
-    if isinstance(error, socket.gaierror) or name in ("ClientConnectorDNSError", "NameResolutionError"):
-        return "its host is unknown"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message}); SSL_CERT_FILE names others that are"
-    if isinstance(error, ssl.SSLError):
-        return f"no secure connection: {error.reason or error}"
-    if isinstance(error, TimeoutError) or name in ("ConnectTimeout", "ReadTimeout"):
-        return "timed out: its host does not answer"
-    if isinstance(error, ConnectionRefusedError):
-        return "its host refuses the connection"
-    if isinstance(error, FileNotFoundError):
-        return "" if error.__cause__ else _MISSING
-    if isinstance(error, PermissionError):
-        return "no permission"
-    if isinstance(error, IsADirectoryError):
-        return "is a directory, not a file"
-    if "libhdfs" in str(error) or "libjvm" in str(error):
-        return "hdfs:// needs Java and Hadoop's libhdfs (JAVA_HOME, HADOOP_HOME); webhdfs:// needs neither"
-    if "support range requests" in str(error):
-        return _WHOLE
-    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int):
-        words = {401: "no permission", 403: "no permission", 404: _MISSING, 410: _MISSING}
-        said = words.get(status, "the server fails")
-        return said if said == _MISSING else f"{said} (HTTP {status})"
-    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
 
 
 def _is_local(path: str) -> bool:
@@ -226,44 +165,9 @@ def _open_local(path: str) -> BinaryIO:
             raise InputUnreadable(f"{path}: is {kind}, not a file")
         return Path(path).open("rb")
     except OSError as error:
-        raise InputUnreadable(f"{path}: {why(error)}") from error
+        raise InputUnreadable(f"{path}: {web.why(error)[1]}") from error
     except ValueError as error:
         raise InputUnreadable(f"{path!r}: is no file name: {error}") from error
-
-
-def _filesystem(path: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, and what it calls the file."""
-    kind = scheme(path)
-    if kind not in SCHEMES:
-        raise InputUnreadable(f"{path}: {kind}:// is not supported in this version (it reads {_choices()})")
-    import fsspec.core
-
-    options: dict[str, Any] = {}
-    if kind in ("http", "https"):
-        import aiohttp
-
-        limits = aiohttp.ClientTimeout(
-            total=REQUEST_SECONDS,
-            connect=CONNECT_SECONDS,
-            sock_connect=CONNECT_SECONDS,
-            sock_read=SILENCE_SECONDS,
-        )
-        # trust_env: proxies are set in the environment, as for every other program.
-        options = {"block_size": _AHEAD, "cache_type": "readahead"}
-        options["client_kwargs"] = {"timeout": limits, "trust_env": True}
-    elif kind == "hdfs":
-        milliseconds, once = str(1000 * CONNECT_SECONDS), "1"
-        options["extra_conf"] = {
-            "ipc.client.connect.timeout": milliseconds,
-            "ipc.client.connect.max.retries": once,
-            "ipc.client.connect.max.retries.on.timeouts": once,
-        }
-    filesystem, inner = fsspec.core.url_to_fs(path, **options)
-    if kind == "webhdfs" and not isinstance(filesystem.session.request, partial):
-        limit = (CONNECT_SECONDS, SILENCE_SECONDS)
-        filesystem.session.request = partial(filesystem.session.request, timeout=limit)
-        filesystem.blocksize = _AHEAD
-    return filesystem, inner
 
 
 def _choices() -> str:
@@ -271,11 +175,11 @@ def _choices() -> str:
 
 
 class _Remote(io.RawIOBase):
-    """A remote file whose failures, at any read, name the file and the cause."""
+    """A remote file as one that is read from wherever it stands."""
 
-    def __init__(self, path: str, file: Any) -> None:
-        self._path = path
+    def __init__(self, file: RemoteFile) -> None:
         self._file = file
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -284,16 +188,17 @@ class _Remote(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with telling(self._path):
-            return int(self._file.seek(offset, whence))
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
 
     def tell(self) -> int:
-        return int(self._file.tell())
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        with telling(self._path):
-            found = self._file.read(len(buffer))
+        found = self._file.piece(self._position, self._position + len(buffer))
         buffer[: len(found)] = found
+        self._position += len(found)
         return len(found)
 
     def close(self) -> None:

@@ -15,9 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from mlaas_condor.errors import OutOfMemory, StageError, StorageFull
+from mlaas_condor.errors import CredentialFault, OutOfMemory, StageError, StorageFull
+from mlaas_condor.grid import proxy, tokens
+from mlaas_condor.grid.times import in_words
+from mlaas_condor.grid.waiting import patience
 
 OUTPUT = Path("output")
+_PATIENCE = 600.0  # seconds, in which servers are started again; a job that waits is cheaper than one lost
 log = logging.getLogger("mlaas_condor")
 
 
@@ -40,9 +44,26 @@ def main(stage: str, work: Callable[[list[str], Path], None]) -> None:
         logging.basicConfig(
             stream=sys.stdout, level=logging.WARNING, format="%(asctime)s %(message)s", force=True
         )
+        _be_ready_for_storage()
         work(sys.argv[1:], output)
     except (StageError, MemoryError, OSError) as error:
         _end(stage, _as_stage_error(error))
+
+
+def _be_ready_for_storage() -> None:
+    """Be patient with storage that is away for a while; find the token that the pool keeps for the job."""
+    patience.seconds = _PATIENCE
+    kept, service = os.environ.get("_CONDOR_CREDS"), os.environ.get(tokens.SERVICE)
+    if kept and service:
+        os.environ[tokens.FILE] = str(Path(kept) / f"{service}.use")
+    given = os.environ.get(proxy.VARIABLE)
+    if given:
+        try:
+            mine = proxy.read(Path(given))
+        except CredentialFault as error:  # perhaps nothing here has a use for it
+            log.info("%s", error)
+        else:
+            log.info("proxy of %s, level %d, %s left", mine.identity, mine.level, in_words(mine.seconds_left))
 
 
 def _as_stage_error(error: Exception) -> StageError:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from mlaas_condor.batch import chirp
+from mlaas_condor.data import storedchunks
 from mlaas_condor.data.features import Columns
 from mlaas_condor.data.specs import Specs
 from mlaas_condor.errors import LEAVE, InputUnreadable, ModelFault, StageError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from mlaas_condor.training.samples import Samples
 
 MATRICES = Path("matrices")  # beside the output, in the scratch space of the job
+FETCHED = Path("fetched")  # chunks from storage, also there
 _DISK = re.compile(r"^RequestDisk = (?P<kib>\d+)", re.MULTILINE)
 _MODEL_BYTES = 2**28  # of the disk, kept for the model and what else the training writes
 _REFUSAL = "MLAAS_KERAS_3_REFUSAL"
@@ -68,7 +70,7 @@ def _work(arguments: list[str], task: int, recipe: Recipe, output: Path) -> None
     folder.mkdir(exist_ok=True)
     recipe = recipe.variant(task)
     columns = Columns.of(specs, recipe.normalise, recipe.padding)
-    paths = sorted(Path(arguments[2]).glob("chunk-*.zip"))
+    paths = _chunks(Path(arguments[2]))
     if not paths:
         raise InputUnreadable(f"there is no chunk in {arguments[2]}")
     recipe = recipe.with_classes_of(paths).with_weight_scale(specs).with_class_factors(paths)
@@ -98,6 +100,12 @@ def _work(arguments: list[str], task: int, recipe: Recipe, output: Path) -> None
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     mark(output, task, everything(folder))
     checkpoints.clear()
+
+
+def _chunks(folder: Path) -> list[Path]:
+    """Return the files of the chunks, fetched where the folder has only stubs of them."""
+    stubs = sorted(folder.glob(storedchunks.STUBS))
+    return storedchunks.fetch(stubs, FETCHED) if stubs else sorted(folder.glob("chunk-*.zip"))
 
 
 def _leave(*_: object) -> NoReturn:

@@ -13,6 +13,7 @@ from mlaas_condor import planning
 from mlaas_condor.batch import dag
 from mlaas_condor.data.dataset import Dataset, InputFile, split_entries
 from mlaas_condor.errors import RequestError
+from mlaas_condor.grid.credentials import Credentials
 from mlaas_condor.request import Request
 from mlaas_condor.run import STAGES, RunFolder
 
@@ -51,19 +52,46 @@ def small(job):
     return dataset, plan
 
 
-def render(job=CPU, store=Path("/home/luca/store"), **update):
+def render(job=CPU, store=Path("/home/luca/store"), credentials=None, **update):
     dataset, plan = small(job)
     dataset = dataset.model_copy(update=update)
-    return dag.render("tth_1", Request.of(job).job, dataset, plan, "model.py", "/opt/python", store)
+    return dag.render("tth_1", Request.of(job).job, dataset, plan, ["model.py"], "/opt/python", store,
+                      credentials or Credentials())  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*FILES, "train_gpu.sub"])
+REMOTE = Credentials(
+    proxy="/tmp/x509up_u1000", identity="/DC=org/CN=Luca", token="/run/user/1000/bt_u1000",
+    stages=["specs", "preprocess"], certificates="/opt/certificates",
+)  # fmt: skip
+SPECIAL = {
+    "train_gpu.sub": lambda: render(GPU)["train.sub"],
+    "specs_remote.sub": lambda: render(credentials=REMOTE)["specs.sub"],
+}
+
+
+@pytest.mark.parametrize("name", [*FILES, *SPECIAL])
 def test_generated_file_is_the_golden_one(name, pytestconfig):
-    text = render(GPU)["train.sub"] if name == "train_gpu.sub" else render()[name]
+    text = SPECIAL[name]() if name in SPECIAL else render()[name]
     golden = GOLDEN / name
     if pytestconfig.getoption("--update-golden"):
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+def test_only_jobs_that_read_storage_get_a_credential():
+    files = render(credentials=REMOTE)
+    words = ("x509", "bt_u1000", "BEARER")
+    told = {
+        name for name, text in files.items() if name != "ready.sh" and any(each in text for each in words)
+    }
+    assert told == {"specs.sub", "preprocess.sub"}
+    assert not any("on_exit_hold" in text for text in render().values())
+
+
+def test_tokens_that_the_pool_keeps_are_asked_for():
+    job = {**CPU, "oauth_services": ["wlcg", "scitokens"]}
+    text = render(job, credentials=Credentials(stages=["specs"]))["specs.sub"]
+    assert "use_oauth_services   = wlcg, scitokens\n" in text and "on_exit_hold" in text
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -13,12 +13,15 @@ import mlaas_condor
 PACKAGE = Path(mlaas_condor.__file__).parent
 ROOT = PACKAGE.parent
 CLI = ROOT / "cli"
+SERVER = ROOT / "server"
+FOLDERS = {"mlaas_condor": PACKAGE, "mlaas_condor.cli": CLI, "mlaas_condor.server": SERVER}
 MODULES = {
     ".".join((name, *path.relative_to(folder).with_suffix("").parts)): path
-    for name, folder in (("mlaas_condor", PACKAGE), ("mlaas_condor.cli", CLI))
+    for name, folder in FOLDERS.items()
     for path in folder.rglob("*.py")
 }
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "torch", "sklearn", "xgboost"}
+GRID_LIBRARIES = {"cryptography", "asn1crypto", "XRootD"}
 HEAVY = {
     "uproot",
     "awkward",
@@ -28,20 +31,23 @@ HEAVY = {
     "pydantic",
     "blosc2",
     "matplotlib",
+    "flask",
+    *GRID_LIBRARIES,
     *FRAMEWORKS,
 }
+NAMES = {path: name for name, path in MODULES.items()}
 
 
-def imports(path, nested=True):
-    """Return the modules that a file imports, also within functions."""
-    tree = ast.parse(path.read_text())
-    nodes = list(ast.walk(tree)) if nested else tree.body
+def imports(path):
+    """Return the modules that a file imports, also within functions; by their whole names."""
     found = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module} | {f"{node.module}.{name.name}" for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = NAMES[path].split(".")[: -node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {module} | {f"{module}.{name.name}" for name in node.names}
     return found
 
 
@@ -53,18 +59,57 @@ def starts(names, prefixes):
     return sorted(name for name in names if name.startswith(tuple(prefixes)))
 
 
+def within(name, modules):
+    """Tell whether something is one of these modules, or in one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def test_imports_are_found_however_they_are_written():
+    grid = imports(PACKAGE / "grid" / "proxy.py")
+    assert {"mlaas_condor.errors", "mlaas_condor.grid.certificates", "mlaas_condor.grid.times"} <= grid
+    assert "mlaas_condor.cli.common" in imports(CLI / "proxy.py")
+    assert "mlaas_condor.grid.xrootd" in imports(PACKAGE / "data" / "storage.py")
+
+
 @pytest.mark.parametrize("path", [*part("mlaas_condor.data"), *part("mlaas_condor.training")])
 def test_data_and_training_know_nothing_of_htcondor_or_of_those_above(path):
     above = [
         f"mlaas_condor.{name}"
-        for name in ("batch", "workflow", "cli", "local", "prepare", "stages", "run", "inference")
-    ]
+        for name in (
+            "batch", "workflow", "cli", "local", "prepare", "stages", "run", "inference", "access",
+            "chunkstore", "renewing", "server",
+        )
+    ]  # fmt: skip
     assert starts(imports(path), [*above, "htcondor", "classad"]) == []
 
 
 @pytest.mark.parametrize("path", part("mlaas_condor.data"))
 def test_data_knows_nothing_of_frameworks_and_training(path):
     assert starts(imports(path), [*FRAMEWORKS, "mlaas_condor.training", "mlaas_condor.request"]) == []
+
+
+@pytest.mark.parametrize("path", part("mlaas_condor.grid"))
+def test_grid_knows_nothing_of_runs_and_data(path):
+    found = imports(path) - {"mlaas_condor"}
+    ours = {name for name in found if within(name, ["mlaas_condor"])}
+    allowed = [f"mlaas_condor.{name}" for name in ("errors", "jsonfile", "grid")]
+    assert sorted(name for name in ours if not within(name, allowed)) == []
+    others = {name.partition(".")[0] for name in found - ours} - sys.stdlib_module_names
+    assert others <= {"pydantic", *GRID_LIBRARIES}
+
+
+@pytest.mark.parametrize(
+    "path", [each for each in part("mlaas_condor") if not each.id.startswith("mlaas_condor.grid")]
+)
+def test_only_grid_imports_what_proxies_and_xrootd_need(path):
+    assert sorted(name for name in imports(path) if within(name, GRID_LIBRARIES)) == []
+
+
+@pytest.mark.parametrize(
+    "path", [each for each in part("mlaas_condor") if not each.id.startswith("mlaas_condor.server")]
+)
+def test_nothing_imports_the_service_or_what_it_is_made_with(path):
+    assert sorted(name for name in imports(path) if within(name, ["mlaas_condor.server", "flask"])) == []
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,9 @@ class Damaged:
             raise InputUnreadable(f"entries {start} to {stop} are damaged")
         return {"x": np.arange(start, stop)}
 
+    def ahead(self, names, start, stop):
+        pass
+
     def close(self):
         pass
 
@@ -305,6 +308,9 @@ def test_events_kept_do_not_depend_on_tasks_and_blocks(tasks, block):
 
         def read(self, names, start, stop):
             return {name: part(events[name], start, stop) for name in names}
+
+        def ahead(self, names, start, stop):
+            pass
 
         def close(self):
             pass

@@ -133,12 +133,6 @@ def test_file_that_may_not_be_read(refused, request_folder, name):
     assert any("Permission denied" in each for each in refused())
 
 
-def test_remote_file_is_refused_for_now(the_problem, request_folder):
-    (request_folder / "files.txt").write_text("data/signal.root\nroot://server.example//a.root\n")
-    said = the_problem()
-    assert "root://server.example//a.root" in said and "not supported" in said
-
-
 def test_globs_give_their_label_to_all_they_match(ready, request_folder, mktree):
     mktree("request/data/signal2.root", 20, seed=3)
     (request_folder / "files.txt").write_text("data/sig*.root\ndata/back*.root\n")
@@ -404,10 +398,18 @@ def test_modules_of_the_users_travel_with_the_model(ready, request_folder, tmp_p
     assert "files/model.py, files/blocks, files/helpers.py, files/layers.py, preprocess" in sub
 
 
-def test_a_path_for_the_redirector_is_refused_in_words(the_problem, change, request_folder):
-    change("params", redirector="root://stormgf1.pi.infn.it")
-    (request_folder / "files.txt").write_text("data/signal.root\n/store/user/background.root\n")
-    assert "files of the redirector root://stormgf1.pi.infn.it are not supported" in the_problem()
+def test_what_is_not_here_is_looked_for_at_the_redirectors(the_problem, change, request_folder):
+    change("params", redirector=["root://no-such-redirector.invalid", "root://other.invalid:1094/"])
+    (request_folder / "files.txt").write_text("data/signal.root\n/store/user/background.root:trees/events\n")
+    said = the_problem()
+    assert "root://no-such-redirector.invalid//store/user/background.root: its host is unknown" in said
+    assert "root://other.invalid:1094//store/user/background.root: its host is unknown" in said
+
+
+@pytest.mark.parametrize("value", ["stormgf1.pi.infn.it", ["root://a", "b"], 3])
+def test_a_redirector_that_is_none_is_refused(the_problem, change, value):
+    change("params", redirector=value)
+    assert "redirector" in the_problem()
 
 
 @pytest.mark.parametrize("key", ["files", "labels", "model"])
@@ -421,3 +423,17 @@ def test_chunks_too_small_for_their_classes_are_told_before_anything_is_queued(t
     assert "20 chunks share 40 events of label '1', each needs 5" in the_problem()
     change("params", chunk_size=5, training="standard")
     assert ready().plan.size.chunks == 20
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("data/a.root|root://h.invalid//a.root", "'data/a.root' is no URL"),
+        ("root://h.invalid//a.root|", "'' is no URL"),
+        ("root://h.invalid//*.root | root://i.invalid//*.root", "is a pattern"),
+        ("root://h.invalid//a.root | root://i.invalid//a.root:trees/events", "its host is unknown (nor"),
+    ],
+)
+def test_places_of_a_file_are_urls(the_problem, request_folder, line, said):
+    (request_folder / "files.txt").write_text(f"data/signal.root\n{line}\n")
+    assert said in the_problem()

@@ -1,6 +1,7 @@
 """Exit codes and hold codes: each has its words, its advice, and its row in the documentation."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ ALL = [
     for _, each in inspect.getmembers(errors, inspect.isclass)
     if issubclass(each, errors.MlaasError) and each is not errors.StageError
 ]
+NOWHERE = Path("/nowhere")
 STAGE_ERRORS = [each for each in ALL if issubclass(each, errors.StageError)]
 
 
@@ -35,6 +37,23 @@ def test_exit_codes_are_unique():
     codes = [each.exit_code for each in ALL]
     assert len(codes) == len(set(codes))
     assert 0 not in codes and all(code < 126 for code in codes)  # shells use those from 126 on
+
+
+def test_a_job_that_holds_itself_says_why_and_how_to_go_on(stderr):
+    path = stderr("specs: root://host//a.root: host does not accept /tmp/x509up_u1: has expired\n")
+    what, advice = reasons.of_hold(3, 29, "policy", path, "luca_1", "specs", 0)
+    assert what.startswith("root://host//a.root: host does not accept /tmp/x509up_u1: has expired")
+    assert advice == "mlaas-condor proxy renew luca_1"
+    assert reasons.of_hold(3, 0, "policy", path, "luca_1", "specs", 0)[0].startswith("a policy of the pool")
+
+
+def test_advice_for_a_proxy_is_a_command_that_works_in_the_state_the_job_is_in(stderr):
+    path = stderr("specs: the proxy has expired\n")
+    for codes in ((3, 29), (4, 0)):
+        advice = reasons.of_hold(*codes, "", path, "luca_1", "specs", 0)[1]
+        assert advice == "mlaas-condor proxy renew luca_1"  # it is alive
+    advice = reasons.of_exit(29, None, path, "luca_1", "specs", 0)[1]
+    assert "proxy renew" not in advice and advice.endswith("then mlaas-condor resume luca_1")
 
 
 def test_stage_errors_have_codes_of_their_own_range():
@@ -69,9 +88,9 @@ def test_signal_is_told_and_9_means_memory(stderr):
 
 @pytest.mark.parametrize("code", [*reasons._HOLDS, 9999])
 def test_every_hold_has_words_and_a_next_step(code):
-    what, advice = reasons.of_hold(code, "HTCondor's\n  own words", "luca_1", "train", 3)
+    what, advice = reasons.of_hold(code, 0, "HTCondor's\n  own words", NOWHERE, "luca_1", "train", 3)
     assert "(HTCondor's own words)" in what and advice and "{" not in advice
-    assert "(" not in reasons.of_hold(code, "", "luca_1", "train", 3)[0]
+    assert "(" not in reasons.of_hold(code, 0, "", NOWHERE, "luca_1", "train", 3)[0]
 
 
 def test_table_has_every_error_with_its_meaning():

@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_formats_page():
     assert (params.nevts, params.chunk_size, params.shuffle) == (-1, 10_000, True)
     assert (params.epochs, params.batch_size, params.identifier) == (10, 100, [])
     assert (params.branch, params.selected_branches, params.exclude_branches) == ("Events", [], [])
-    assert (params.hist, params.redirector, params.training) == (None, None, "per chunk")
+    assert (params.hist, params.redirector, params.training) == (None, [], "per chunk")
     assert (params.metrics, params.split, params.nan, params.verbose) == (False, 0.2, None, 0)
 
 

@@ -16,7 +16,7 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlaas_condor.data import inputs, rootfile
+from mlaas_condor.data import inputs, rootbranches
 from mlaas_condor.data.events import Jagged
 from mlaas_condor.data.rootfile import RootSource
 from mlaas_condor.data.source import Branch
@@ -196,7 +196,7 @@ def test_lists_of_pairs_are_left_out(tmp_path):
         tree.extend({"x": columns["x"], "m": ak.Array([[1.0], []])})
     source = RootSource(str(tmp_path / "a.root"), "events")
     assert set(source.branches) == {"x", "m", "nm"}
-    assert rootfile._branch("m", "jagged", "float64", (2, 3)) == "holds lists of 2x3 numbers each"
+    assert rootbranches._branch("m", "jagged", "float64", (2, 3)) == "holds lists of 2x3 numbers each"
 
 
 def test_of_branches_of_one_name_the_first_counts(tmp_path):

@@ -98,6 +98,10 @@ class Table(ABC):
         with self._telling(f"entries {start} to {stop} cannot be read"):
             return self._records(start, stop)
 
+    def ahead(self, names: Iterable[str], start: int, stop: int) -> None:
+        """Do nothing: what follows in such a file is fetched with what is read."""
+        return
+
     def boundaries(self, names: Iterable[str]) -> Sequence[int]:
         """Return entries, ascending, from 0 to ``entries``, between which it is best to read as a whole."""
         return sorted({0, self.entries, *(entry for entry, _ in self.index)})

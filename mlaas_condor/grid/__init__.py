@@ -1,0 +1,1 @@
+"""Grid credentials and storage: X.509 proxies, tokens, XRootD."""

@@ -1,0 +1,1 @@
+"""The HTTP side: what a service of mlaas-condor answers."""

@@ -1,0 +1,102 @@
+"""``/api/v1/delegation``: a client lets this service act for it, without sending a private key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from mlaas_condor.errors import CredentialFault, MlaasError
+from mlaas_condor.grid import certificates
+from mlaas_condor.grid.delegating import PATH, SERVICE
+from mlaas_condor.grid.delegation import ANSWER_BYTES, Requests
+
+_BAD_REQUEST, _UNAUTHORIZED, _TOO_LARGE, _UNPROCESSABLE = 400, 401, 413, 422
+View = Callable[..., Response]
+
+
+def blueprint(store: Requests, owner: Callable[[], str]) -> Blueprint:
+    """Return the routes.
+
+    Parameters
+    ----------
+    store
+        Where requests and proxies are kept.
+    owner
+        Returns who makes the request that Flask serves now; ``""`` where that is not known.
+    """
+    routes = Blueprint("delegation", __name__, url_prefix=PATH)
+
+    def for_owner(view: View) -> View:
+        """Answer those only who are known; turn errors of ours into JSON."""
+
+        @wraps(view)
+        def answer(**values: str) -> Response:
+            who = owner()
+            if not who:
+                # Its name, so that a client knows to whom it would send its token.
+                said = "say who you are: Authorization: Bearer TOKEN"
+                refused = _answer({"service": SERVICE, "error": said}, _UNAUTHORIZED)
+                refused.headers["WWW-Authenticate"] = "Bearer"
+                return refused
+            try:
+                return view(who, **values)
+            except CredentialFault as error:
+                return _error(str(error), _UNPROCESSABLE)
+            except MlaasError as error:
+                return _error(str(error), error.http_status)
+
+        return answer
+
+    @routes.get("")
+    @for_owner
+    def show(who: str) -> Response:
+        return _answer({"service": SERVICE, **_delegated(store, who)})
+
+    @routes.post("/request")
+    @for_owner
+    def begin(who: str) -> Response:
+        number, text = store.begin(who)
+        return _answer({"id": number, "request": text}, 201)
+
+    @routes.put("/<number>")
+    @for_owner
+    def finish(who: str, number: str) -> Response:
+        # JSON writes a line end with two bytes; the rest is room for its braces.
+        if request.content_length is None or request.content_length > 2 * ANSWER_BYTES:
+            return _error("the answer to a request is a chain of certificates, and short", _TOO_LARGE)
+        content = request.get_json(silent=True)
+        chain = content.get("certificates") if isinstance(content, dict) else None
+        if not isinstance(chain, str):
+            return _error('send {"certificates": "-----BEGIN CERTIFICATE-----…"} as JSON', _BAD_REQUEST)
+        store.finish(who, number, chain)
+        return _answer(_delegated(store, who))
+
+    @routes.delete("")
+    @for_owner
+    def drop(who: str) -> Response:
+        store.drop(who)
+        return _answer({})
+
+    return routes
+
+
+def _delegated(store: Requests, who: str) -> dict[str, Any]:
+    path = store.proxy_of(who)
+    if path is None:
+        return {"identity": None, "ends": None}
+    found = certificates.load(path)
+    return {"identity": found.identity, "ends": found.ends}
+
+
+def _answer(content: dict[str, Any], status: int = 200) -> Response:
+    response = jsonify(content)
+    response.status_code = status
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _error(message: str, status: int) -> Response:
+    return _answer({"error": message}, status)
