@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mlaas_condor import errors
@@ -30,7 +31,7 @@ _HOLDS = {
     3: ("a policy of the pool put it on hold", f"ask the pool's administrators, then {_RESUME}"),
     4: ("its proxy could not be given to it: has it expired?", _RENEW),
     6: (
-        "the machine could not start the program: is the Python of the jobs there?",
+        "the machine could not start the program: is the Python of the jobs there, with mlaas-condor in it?",
         "set 'python' in the settings to one that the machines have, and submit again",
     ),
     7: (
@@ -46,6 +47,9 @@ _HOLDS = {
     26: ("it used more of a resource than it asked for", _MORE_MEMORY),
     34: ("it used more memory than it asked for", _MORE_MEMORY),
 }
+_NOT_STARTED, _NO_OUTPUT = 6, 12
+# A stage makes this folder first thing: where it is missing, our package could not even be imported.
+_NEVER_BEGUN = re.compile(r"/output/: \(errno 2\)")
 _TAIL_BYTES = 8192
 OURS = (3, errors.CredentialFault.exit_code)
 """Codes of the hold that our submit files ask for: a job that found its proxy or token not to do."""
@@ -82,6 +86,8 @@ def of_hold(
 ) -> tuple[str, str]:
     """Return (what happened, what to do) for a held job, from HTCondor's codes and what was said."""
     words, advice = _HOLDS.get(code, ("HTCondor holds it", _RESUME))
+    if code == _NO_OUTPUT and _NEVER_BEGUN.search(text):
+        words, advice = _HOLDS[_NOT_STARTED]
     if (code, subcode) == OURS:
         words, advice = _last_words(stderr, stage) or "it held itself", _RENEW
     detail = " ".join(text.split())

@@ -56,6 +56,16 @@ def test_advice_for_a_proxy_is_a_command_that_works_in_the_state_the_job_is_in(s
     assert "proxy renew" not in advice and advice.endswith("then mlaas-condor resume luca_1")
 
 
+def test_a_job_that_could_not_import_us_is_no_full_disk():
+    text = "Transfer output files failure … file /execute/dir_1/scratch/output/: (errno 2) No such file"
+    what, advice = reasons.of_hold(12, 2, text, NOWHERE, "luca_1", "merge", 0)
+    assert "with mlaas-condor in it?" in what and "set 'python'" in advice
+    assert (
+        "is the disk of the access point full?"
+        in reasons.of_hold(12, 28, "No space", NOWHERE, "a", "merge", 0)[0]
+    )
+
+
 def test_stage_errors_have_codes_of_their_own_range():
     assert all(20 <= each.exit_code <= 29 for each in STAGE_ERRORS)
     assert all(not 20 <= each.exit_code <= 29 for each in ALL if each not in STAGE_ERRORS)
