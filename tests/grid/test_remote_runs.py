@@ -126,7 +126,8 @@ def test_an_expired_proxy_holds_the_jobs_and_a_new_one_lets_them_finish(
     assert f"the proxy {path} expires in" in said and f"mlaas-condor proxy renew {run.name}" in said
     time.sleep(max(0.0, ends + 2 - time.time()))
     private.start()
-    state = wait_for(run, lambda state: state.state == "held", 120)
+    # All of them: one that still runs would be held after the new proxy is there, for the old one.
+    state = wait_for(run, lambda state: stage(state, "specs").held and not stage(state, "specs").running, 120)
     assert any("has expired" in note for note in state.notes)
     failure = state.failures[0]
     assert "has expired, or is not accepted" in failure.reason
