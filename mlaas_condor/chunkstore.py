@@ -130,10 +130,8 @@ def forget_missing(stubs: Path, url: str) -> int:
     there = storing.sizes(url)
     gone = [path for path, chunk in known if not chunk or there.get(chunk.name, -1) not in (chunk.size, None)]
     for path in gone:
-        unit = int(path.stem.rpartition("-")[2])
-        (stubs / f"{run.unit_name(unit)}.ok").unlink(
-            missing_ok=True
-        )  # first: it says that the unit is complete
+        mark = stubs / f"{run.unit_name(int(path.stem.rpartition('-')[2]))}.ok"
+        mark.unlink(missing_ok=True)  # first: it says that the unit is complete
         path.unlink(missing_ok=True)
     return len(gone)
 

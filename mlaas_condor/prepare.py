@@ -105,19 +105,7 @@ def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> 
         request.check()
     work = max(each.work for each in surveyed.files)
     dataset = dataset.model_copy(update={"block": planning.block_entries(sample.values, work)})
-    sizes = sum(each.size for each in surveyed.files)
-    size = planning.Size(
-        files=len(surveyed.files),
-        bytes=sizes,
-        transferred=sum(file.size for file in dataset.files if file.staged),
-        events=dataset.events,
-        flat=len(dataset.flat),
-        jagged=len(dataset.jagged),
-        columns=sample.columns,
-        values=ceil(sample.values),
-        chunk_size=request.params.chunk_size,
-    )
-    plan = planning.make(size, _wishes(request, settings, model))
+    plan = planning.make(_size(dataset, sample), _wishes(request, settings, model))
     if not lifetime_ok:
         access.check_lifetime(request, allowed, plan)
         request.check()
@@ -134,6 +122,20 @@ def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> 
         left_out=surveyed.left_out(),
         access=allowed,
         warnings=[*_warnings(request, surveyed, model, chosen, plan), *sample.warnings()],
+    )
+
+
+def _size(dataset: Dataset, sample: sampling.Sample) -> planning.Size:
+    return planning.Size(
+        files=len(dataset.files),
+        bytes=sum(file.size for file in dataset.files),
+        transferred=sum(file.size for file in dataset.files if file.staged),
+        events=dataset.events,
+        flat=len(dataset.flat),
+        jagged=len(dataset.jagged),
+        columns=sample.columns,
+        values=ceil(sample.values),
+        chunk_size=dataset.chunk_size,
     )
 
 

@@ -173,8 +173,9 @@ def _alive(folders: Sequence[RunFolder], settings: Settings) -> list[RunFolder]:
 
 def _all(settings: Settings) -> list[tuple[RunFolder, Credentials]]:
     # First what is cheap to tell: most runs are over long since, or use no proxy.
-    using = [folder for folder in run.list_folders(settings.runs) if Credentials.of(folder.credentials).proxy]
-    return [(folder, Credentials.of(folder.credentials)) for folder in _alive(using, settings)]
+    kept = {folder: Credentials.of(folder.credentials) for folder in run.list_folders(settings.runs)}
+    using = [folder for folder, credentials in kept.items() if credentials.proxy]
+    return [(folder, kept[folder]) for folder in _alive(using, settings)]
 
 
 def _named(

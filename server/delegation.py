@@ -28,27 +28,7 @@ def blueprint(store: Requests, owner: Callable[[], str]) -> Blueprint:
         Returns who makes the request that Flask serves now; ``""`` where that is not known.
     """
     routes = Blueprint("delegation", __name__, url_prefix=PATH)
-
-    def for_owner(view: View) -> View:
-        """Answer those only who are known; turn errors of ours into JSON."""
-
-        @wraps(view)
-        def answer(**values: str) -> Response:
-            who = owner()
-            if not who:
-                # Its name, so that a client knows to whom it would send its token.
-                said = "say who you are: Authorization: Bearer TOKEN"
-                refused = _answer({"service": SERVICE, "error": said}, _UNAUTHORIZED)
-                refused.headers["WWW-Authenticate"] = "Bearer"
-                return refused
-            try:
-                return view(who, **values)
-            except CredentialFault as error:
-                return _error(str(error), _UNPROCESSABLE)
-            except MlaasError as error:
-                return _error(str(error), error.http_status)
-
-        return answer
+    for_owner = _answering(owner)
 
     @routes.get("")
     @for_owner
@@ -81,6 +61,31 @@ def blueprint(store: Requests, owner: Callable[[], str]) -> Blueprint:
         return _answer({})
 
     return routes
+
+
+def _answering(owner: Callable[[], str]) -> Callable[[View], View]:
+    """Return what makes a view answer those only who are known, and errors of ours as JSON."""
+
+    def for_owner(view: View) -> View:
+        @wraps(view)
+        def answer(**values: str) -> Response:
+            who = owner()
+            if not who:
+                # Its name, so that a client knows to whom it would send its token.
+                said = "say who you are: Authorization: Bearer TOKEN"
+                refused = _answer({"service": SERVICE, "error": said}, _UNAUTHORIZED)
+                refused.headers["WWW-Authenticate"] = "Bearer"
+                return refused
+            try:
+                return view(who, **values)
+            except CredentialFault as error:
+                return _error(str(error), _UNPROCESSABLE)
+            except MlaasError as error:
+                return _error(str(error), error.http_status)
+
+        return answer
+
+    return for_owner
 
 
 def _delegated(store: Requests, who: str) -> dict[str, Any]:

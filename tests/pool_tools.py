@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
 
 from mlaas_condor import settings as settings_module
 from mlaas_condor import workflow
@@ -23,6 +27,18 @@ def turn_to(settings):
     """Turn this process to the pool of some settings."""
     pool.use(settings)
     return settings
+
+
+@contextmanager
+def personal_pool(**options):
+    """Start a pool in a home of its own, give the home, and leave nothing of it."""
+    give_back = keep_environment()
+    home = Path(tempfile.mkdtemp(prefix="mlaas-"))
+    pool.up(settings_of(home), **options)
+    yield home
+    pool.down(turn_to(settings_of(home)), force=True)
+    shutil.rmtree(home)
+    give_back()
 
 
 def submit(folder, settings):

@@ -60,7 +60,6 @@ def render(
     """
     folders = store_folders(store, dataset, plan, job.chunk_store)
     stores = {f"{stage}_store": _without_spaces(folder) for stage, folder in folders.items()}
-    function = [dataset.function.name, *dataset.function.modules] if dataset.function else []
     files = {
         "run.dag": templates.render("run.dag", name=name, **stores),
         "ready.sh": templates.text("ready.sh"),
@@ -69,31 +68,48 @@ def render(
     if stored:
         place = chunkstore.Place(url=stored, stubs=folders["preprocess"])
         files[chunkstore.FILE] = place.model_dump_json(indent=1) + "\n"
+    common: dict[str, object] = {
+        "name": name,
+        "python": python,
+        "site": "",
+        "models": ", ".join(f"files/{each}" for each in models),
+        "chunk_store": f" {stored}" if stored else "",
+        **_files_of(dataset),
+    }
     for stage in STAGES:
-        values = {
-            "name": name,
-            "python": python,
-            "site": "",
-            "models": ", ".join(f"files/{each}" for each in models),
-            "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files if file.staged),
-            "function": "".join(f", files/{file}" for file in function),
-            "given": f" {GIVEN_SPECS}" if dataset.given else "",
-            "given_file": f", {GIVEN_SPECS}" if dataset.given else "",
-            "chunk_store": f" {stored}" if stored else "",
-            "cpus": plan.stage(stage).cpus,
-            # What the user asks for is not changed by what merge measures.
-            "memory": plan.wishes.memory or "$(memory)",
-            "disk": plan.wishes.disk or "$(disk)",
-            "gpus": _gpu_lines(job) if stage == "train" else "",
-            "retries": (
-                _credential_lines(job, credentials)
-                if stage in credentials.stages
-                else templates.text("retries.sub")
-            ),
-            "token": f", {credentials.token}" if credentials.token and stage in credentials.stages else "",
-        }
+        values = common | _asked(stage, job, plan) | _shown(stage, job, credentials)
         files[f"{stage}.sub"] = templates.render(f"{stage}.sub", **values)
     return files
+
+
+def _files_of(dataset: Dataset) -> dict[str, object]:
+    """Return what the submit files say of the files that travel with the jobs of a dataset."""
+    function = [dataset.function.name, *dataset.function.modules] if dataset.function else []
+    return {
+        "inputs": "".join(f", inputs/{file.staged}" for file in dataset.files if file.staged),
+        "function": "".join(f", files/{file}" for file in function),
+        "given": f" {GIVEN_SPECS}" if dataset.given else "",
+        "given_file": f", {GIVEN_SPECS}" if dataset.given else "",
+    }
+
+
+def _asked(stage: str, job: Job, plan: planning.Plan) -> dict[str, object]:
+    """Return what a stage's submit file asks the machines for."""
+    return {
+        "cpus": plan.stage(stage).cpus,
+        # What the user asks for is not changed by what merge measures.
+        "memory": plan.wishes.memory or "$(memory)",
+        "disk": plan.wishes.disk or "$(disk)",
+        "gpus": _gpu_lines(job) if stage == "train" else "",
+    }
+
+
+def _shown(stage: str, job: Job, credentials: Credentials) -> dict[str, object]:
+    """Return what a stage's submit file says of credentials, and of when a job is tried again."""
+    if stage not in credentials.stages:
+        return {"retries": templates.text("retries.sub"), "token": ""}
+    token = f", {credentials.token}" if credentials.token else ""
+    return {"retries": _credential_lines(job, credentials), "token": token}
 
 
 def _without_spaces(path: Path) -> str:

@@ -25,7 +25,6 @@ from mlaas_condor.errors import (
     StorageUnavailable,
 )
 from mlaas_condor.grid.waiting import Waiting
-from mlaas_condor.grid.waiting import patience as patience  # where readers look for it
 from mlaas_condor.grid.xrootd import HostSilent
 
 SEPARATOR = "|"

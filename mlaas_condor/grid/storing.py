@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlaas_condor.errors import InputChanged, InputUnreadable, StageError, StorageUnavailable
 from mlaas_condor.grid import xrootd
@@ -72,7 +71,7 @@ def get(url: str, local: Path, size: int, checksum: str) -> None:
             return
         if last:
             part.unlink()
-            host, path = _split(url)
+            host, path, _ = xrootd.split(url)
             raise InputUnreadable(
                 f"{url}: is damaged: its checksum is {found}, and was {checksum} when it was written; "
                 f"remove it, so that it is made again: xrdfs {host} rm {path}"
@@ -246,10 +245,5 @@ def _check(url: str, status: Any) -> None:
 
 def _at(url: str) -> tuple[Any, str]:
     """Return the file system that a URL is of, and the path there."""
-    host, path = _split(url)
+    host, path, _ = xrootd.split(url)
     return xrootd.client().FileSystem(host), path
-
-
-def _split(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}", "/" + parts.path.lstrip("/")

@@ -12,12 +12,11 @@ import pytest
 from authority import DAY, HOUR, Authority, proxy
 from grid_tools import names_of_credentials
 from issuer import Issuer
-from pool_tools import keep_environment, settings_of, turn_to
+from pool_tools import personal_pool, settings_of, turn_to
 from servers import CacheServer, GsiServer, MuteServer, NoServer, PlainServer, TokenServer
 from voms import Vo
 from xrootd_install import ensure_xrootd
 
-from mlaas_condor.batch import pool
 from mlaas_condor.errors import InstallError
 
 
@@ -182,13 +181,8 @@ def john_proxy(john, tmp_path):
 @pytest.fixture(scope="session")
 def pool_home():
     """A pool of its own: the other one's tests run in another process."""
-    give_back = keep_environment()
-    home = Path(tempfile.mkdtemp(prefix="mlaas-"))
-    pool.up(settings_of(home), cpus=4)
-    yield home
-    pool.down(turn_to(settings_of(home)), force=True)
-    shutil.rmtree(home)
-    give_back()
+    with personal_pool(cpus=4) as home:
+        yield home
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from data_tools import chunks_of, dataset_of, same_chunk, same_column, specs_of
 from example_tools import copy_example
 
 from mlaas_condor import settings
-from mlaas_condor.data import remote, storage
+from mlaas_condor.data import storage
 from mlaas_condor.data.chunks import Maker
 from mlaas_condor.data.rootfile import RootSource
 from mlaas_condor.data.tables import open_table
 from mlaas_condor.errors import InputChanged, InputUnreadable, RequestError, StorageUnavailable
+from mlaas_condor.grid import waiting
 from mlaas_condor.prepare import prepare
 from mlaas_condor.request import Request
 
@@ -54,7 +55,7 @@ def content(tmp_path_factory):
 @pytest.fixture
 def patient(monkeypatch):
     """Wait for a server as long as a job does."""
-    monkeypatch.setattr(remote.patience, "seconds", 120.0)
+    monkeypatch.setattr(waiting.patience, "seconds", 120.0)
 
 
 @pytest.mark.parametrize("kind", ["tree", "ntuple"])
@@ -170,7 +171,7 @@ def test_the_server_is_away_while_specs_are_measured(content, plain_server, pati
 
 
 def test_lost_connections_lose_no_events_where_damage_may(content, plain_server, monkeypatch):
-    monkeypatch.setattr(remote.patience, "seconds", 0.5)
+    monkeypatch.setattr(waiting.patience, "seconds", 0.5)
     plain_server.put("/data/a.root", content["tree"].read_bytes())
     here = dataset_of([content["tree"]], may_lose=0.5)
     url = plain_server.url("/data/a.root")

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
-
 import pytest
 from example_tools import copy_example
-from pool_tools import keep_environment, settings_of, turn_to
-
-from mlaas_condor.batch import pool
+from pool_tools import personal_pool, settings_of, turn_to
 
 
 @pytest.fixture(scope="session")
 def pool_home():
     """A home of its own, with a pool of 4 CPUs and two pretended V100 cards of 24 GB."""
-    give_back = keep_environment()
-    home = Path(tempfile.mkdtemp(prefix="mlaas-"))
-    pool.up(settings_of(home), cpus=4, simulate_gpus="2,2")
-    yield home
-    pool.down(turn_to(settings_of(home)), force=True)
-    shutil.rmtree(home)
-    give_back()
+    with personal_pool(cpus=4, simulate_gpus="2,2") as home:
+        yield home
 
 
 @pytest.fixture
