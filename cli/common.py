@@ -1,8 +1,9 @@
-"""What the commands share: settings from the common options, output for people and for programs."""
+"""What the commands share: the place that the common options mean, output for people and for programs."""
 
 from __future__ import annotations
 
 import sys
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from mlaas_condor.places import Place
+    from mlaas_condor.profiles import Profile
     from mlaas_condor.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -28,6 +31,69 @@ class Options:
 
     home: str | None = None
     pool: str | None = None
+    server: str | None = None
+    token_file: str | None = None
+    owner: str | None = None
+
+
+_given: ContextVar[Options | None] = ContextVar("given", default=None)
+
+
+def remember(context: typer.Context, options: Options) -> None:
+    """Note the common options, for the commands and for what they tell to type next."""
+    context.obj = options
+    _given.set(options)
+
+
+def place(context: typer.Context) -> Place:
+    """Return where runs are: this machine, or the service that the common options or the settings name."""
+    profile = server(context)
+    if profile is None:
+        from mlaas_condor.here import Here
+
+        return Here(settings(context))
+    from mlaas_condor.client import Service
+
+    options: Options = context.obj or Options()
+    return Service(profile.url, profile.token, options.owner or "", lambda text: typer.echo(text, err=True))
+
+
+def server(context: typer.Context, given: str | None = None, token_file: str | None = None) -> Profile | None:
+    """Return the service that is meant, None for this machine.
+
+    Parameters
+    ----------
+    given, token_file
+        What a command itself was given; the common options otherwise.
+    """
+    from mlaas_condor import profiles
+
+    options: Options = context.obj or Options()
+    named = given or options.server
+    of_here = [f"--{name}" for name in ("home", "pool") if getattr(options, name) is not None]
+    found = None if of_here and named is None else profiles.find(named, token_file or options.token_file)
+    if found is not None and of_here:
+        raise _misplaced(of_here[0], "is about this machine, not about a service", "leave it or --server out")
+    for_service = [
+        f"--{name}" for name in ("token-file", "owner") if getattr(options, name.replace("-", "_"))
+    ]
+    if found is None and for_service:
+        raise _misplaced(for_service[0], "is for a service, and none is named", "give --server")
+    return found
+
+
+def here_only(context: typer.Context, command: str, why: str = "is about this machine") -> None:
+    """Refuse a service where a command has no use for one: rather than do something else than was meant."""
+    options: Options = context.obj or Options()
+    if options.server is not None:
+        raise _misplaced("--server", f"`{command}` {why}", "leave it out")
+
+
+def _misplaced(option: str, what: str, hint: str) -> MlaasError:
+    from mlaas_condor.errors import Problem
+    from mlaas_condor.grid.renewal import WrongSetting
+
+    return WrongSetting([Problem(option, what, hint)])
 
 
 def settings(context: typer.Context, personal: bool = False) -> Settings:
@@ -74,12 +140,16 @@ def show_error(error: MlaasError) -> None:
 
 
 def program() -> str:
-    """Return what to type to call this program again: its name, or the path it was called by."""
+    """Return what to type to call this program again, for the same place: its name, or its path."""
+    import shlex
     import shutil
 
     called = Path(sys.argv[0])
     found = shutil.which(called.name)
-    return called.name if found and Path(found).samefile(called) else str(called)
+    same = found and (called.name == str(called) or Path(found).samefile(called))
+    name = called.name if same else str(called)
+    given = _given.get()
+    return f"{name} --server {shlex.quote(given.server)}" if given and given.server else name
 
 
 def warn(texts: list[str]) -> None:

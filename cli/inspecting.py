@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import AsJson, console, print_json, print_table
+from .common import AsJson, console, here_only, print_json, print_table
 
 if TYPE_CHECKING:
     from mlaas_condor.inspection import Inspection
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def inspect(
+    context: typer.Context,
     files: Annotated[
         list[str],
         typer.Argument(metavar="FILE...", help="Paths, URLs or globs; file.root:tree names a tree."),
@@ -36,6 +37,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what is in files: trees, branches, their ranges and histograms."""
+    here_only(context, "inspect", "looks into files from this machine")
     from mlaas_condor import inspection
 
     patterns = [

@@ -9,8 +9,8 @@ import typer
 
 from mlaas_condor.errors import MlaasError
 
-from . import inspecting, pool, proxy, renewing, requests, runs
-from .common import AsJson, Options, console, print_json, settings, show_error
+from . import inspecting, pool, proxy, renewing, requests, runs, serve
+from .common import AsJson, Options, console, print_json, remember, server, settings, show_error
 
 app = typer.Typer(
     help="From ROOT files and one small JSON file to a trained model, on an HTCondor pool.",
@@ -21,6 +21,7 @@ app = typer.Typer(
 requests.add_to(app)
 inspecting.add_to(app)
 runs.add_to(app)
+serve.add_to(app)
 app.add_typer(pool.app, name="pool")
 renewing.add_to(proxy.app)
 app.add_typer(proxy.app, name="proxy")
@@ -41,12 +42,25 @@ def common(
         str | None, typer.Option(help="Folder of runs, specs, chunks and the personal pool.")
     ] = None,
     use_pool: Annotated[str | None, typer.Option("--pool", help="auto, personal or site.")] = None,
+    to_server: Annotated[
+        str | None,
+        typer.Option(
+            "--server", metavar="URL", help="Talk to this service; or the name of a profile, or local."
+        ),
+    ] = None,
+    token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with the token for the service.")
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose runs there; yours by default.")
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Take the options that all commands have."""
-    context.obj = Options(home=home, pool=use_pool)
+    options = Options(home=home, pool=use_pool, server=to_server, token_file=token_file, owner=owner)
+    remember(context, options)
 
 
 @app.command("settings")
@@ -56,6 +70,9 @@ def show_settings(context: typer.Context, as_json: AsJson = False) -> None:
 
     found = asdict(settings(context))
     origins = found.pop("origins")
+    found.pop("owner")  # only a service has one
+    profile = server(context)
+    found["server"], origins["server"] = (profile.url, profile.origin) if profile else ("local", "default")
     if as_json:
         print_json({name: {"value": value, "origin": origins[name]} for name, value in found.items()})
         return

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import AsJson, Personal, print_json, print_table, settings
+from .common import AsJson, Personal, here_only, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from mlaas_condor.batch.pool import PoolInfo
 
-app = typer.Typer(help="Start, look at and stop an HTCondor pool on this machine.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def common(context: typer.Context) -> None:
+    """Start, look at and stop an HTCondor pool on this machine."""
+    here_only(context, "pool")
 
 
 @app.command()

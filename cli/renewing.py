@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from .common import AsJson, console, print_json, settings, show_error
+from .common import AsJson, console, here_only, print_json, server, settings, show_error
 from .entry import INTERRUPTED
 
 if TYPE_CHECKING:
     from mlaas_condor.renewing import Outcome
 
 Once = Callable[[list[str] | None, bool], "list[Outcome]"]
-TOKEN = "MLAAS_CONDOR_TOKEN"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,6 +47,7 @@ def renew(
     from mlaas_condor import renewing
     from mlaas_condor.errors import CredentialFault
 
+    here_only(context, "proxy renew", "renews the proxies of runs of this machine")
     if bool(runs) == every_run:
         raise typer.BadParameter("name runs, or give --all", param_hint="RUN")
     # An ordinary end, so that no half-made proxy is left behind.
@@ -124,26 +122,36 @@ def _show(outcomes: list[Outcome], by_name: bool, as_json: bool) -> None:
 
 
 def delegate(
-    server: Annotated[str, typer.Option(metavar="URL", help="Address of the service: https://….")],
+    context: typer.Context,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--server", metavar="URL", help="The service, or its profile; else that of the other commands."
+        ),
+    ] = None,
     hours: Annotated[float, typer.Option(min=0.1, help="How long the service may use it.")] = 12.0,
     proxy: Annotated[
         str, typer.Option(metavar="FILE", help="Proxy to delegate, if not the one in use.")
     ] = "",
     token_file: Annotated[
-        str, typer.Option(metavar="FILE", help=f"File with the token for the service; else ${TOKEN}.")
-    ] = "",
+        str | None, typer.Option(metavar="FILE", help="File with the token for the service.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a service act for you for some hours; no private key travels."""
-    from mlaas_condor.errors import CredentialFault
+    from mlaas_condor.errors import CredentialFault, Problem
     from mlaas_condor.grid import delegating
     from mlaas_condor.grid import proxy as proxies
+    from mlaas_condor.grid.renewal import WrongSetting
     from mlaas_condor.grid.times import moment
 
+    profile = server(context, to, token_file)
+    if profile is None:
+        raise WrongSetting([Problem("--server", "names no service to delegate to", "give its address")])
     found = proxies.find(proxy)
     if found is None:
         raise CredentialFault(f"there is no proxy to delegate; make one: {proxies.how_to_renew()}")
-    done = delegating.delegate(server, found, hours * 3600, _token(token_file))
+    done = delegating.delegate(profile.url, found, hours * 3600, profile.token())
     if as_json:
         print_json({"server": done.server, "identity": done.identity, "ends": done.ends})
         return
@@ -151,15 +159,3 @@ def delegate(
         f"{done.server} may act for {done.identity} until {moment(done.ends)}; the key of this "
         "proxy stayed here"
     )
-
-
-def _token(path: str) -> str:
-    from mlaas_condor.errors import CredentialFault
-
-    if not path:
-        return os.environ.get(TOKEN, "").strip()
-    try:
-        return Path(path).expanduser().read_text("utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise CredentialFault(f"the token in {path} cannot be read: {reason}") from error

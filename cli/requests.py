@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import AsJson, console, print_json, print_table, program, settings, warn
+from .common import AsJson, console, here_only, place, print_json, print_table, program, settings, warn
+from .transfers import telling
 from .watching import watch_run, with_progress_bars
 
 if TYPE_CHECKING:
     from mlaas_condor.data.dataset import Dataset
-    from mlaas_condor.prepare import Prepared
-    from mlaas_condor.settings import Settings
+    from mlaas_condor.planned import Planned
+    from mlaas_condor.planning import Size
 
 Proxy = Annotated[
     str,
@@ -45,26 +46,23 @@ def submit(
     lifetime_ok: LifetimeOk = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a request, plan it and submit it to the pool."""
-    from mlaas_condor import workflow
-
+    """Check a request, plan it and submit it to the pool, or to a service."""
     if dry_run:
         plan(context, job, files=True, proxy=proxy, lifetime_ok=lifetime_ok, as_json=as_json)
         return
-    options = settings(context)
-    prepared = workflow.plan(job, options, proxy, lifetime_ok)
-    warn(prepared.warnings)
-    submitted = workflow.submit_prepared(prepared, options)
+    with telling() as told:
+        started = place(context).start(job, proxy, lifetime_ok, told)
+    run = started.run
     if as_json:
-        bundle = submitted.wait().bundle if watch else None
-        print_json({"run": submitted.name, "directory": str(submitted.folder.path), "bundle": bundle})
+        bundle = run.wait().bundle if watch else None
+        print_json({"run": run.name, "directory": run.where, "bundle": bundle})
         return
     out = console()
-    out.print("submitted", f"{submitted.name} ", _summary(prepared))
+    out.print("submitted", f"{run.name} ", _summary(started.size) if started.size else "")
     if watch:
-        watch_run(submitted)
+        watch_run(run)
     else:
-        out.print(f"next: {program()} watch {submitted.name}")
+        out.print(f"next: {program()} watch {run.name}")
 
 
 def run(
@@ -74,18 +72,19 @@ def run(
     proxy: Proxy = "",
     lifetime_ok: LifetimeOk = False,
 ) -> None:
-    """Run a request to the end: on the pool, or here with --local."""
-    from mlaas_condor import workflow
-    from mlaas_condor.runs import Run
-
+    """Run a request to the end: on the pool, with a service, or here with --local."""
     if not local:
         submit(context, job, watch=True, proxy=proxy, lifetime_ok=lifetime_ok)
         return
+    here_only(context, "run --local", "runs it on this machine")
+    from mlaas_condor import workflow
+    from mlaas_condor.runs import Run
+
     options = settings(context)
     prepared = workflow.plan(job, options, proxy, lifetime_ok)
     warn(prepared.warnings)
     created = Run(workflow.create(prepared, options), options)
-    console().print("running", created.name, "here ", _summary(prepared))
+    console().print("running", created.name, "here ", _summary(prepared.plan.size))
     with_progress_bars(created)
 
 
@@ -98,18 +97,16 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Check a request and show what would be submitted; queues nothing."""
-    from mlaas_condor import workflow
-
-    options = settings(context)
-    prepared = workflow.plan(job, options, proxy, lifetime_ok)
-    name = f"{prepared.request.job.name}_n"
-    texts = workflow.submit_files(prepared, options, name)
+    where = place(context)
+    with telling() as told:
+        planned = where.look(job, proxy, lifetime_ok, told)
     if as_json:
-        print_json(_plan_as_dict(prepared, texts))
+        print_json(planned.to_dict())
         return
-    warn(prepared.warnings)
-    _show_plan(prepared, options)
-    for file_name, text in texts.items() if files else ():
+    warn(planned.warnings)
+    _show_plan(planned)
+    console().print(f"\njobs run {planned.python}; runs are kept {where.kept}", style="dim")
+    for file_name, text in planned.submit_files.items() if files else ():
         console().rule(file_name, align="left")
         console().print(text)
     if not files:
@@ -123,22 +120,8 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def _summary(prepared: Prepared) -> str:
-    size = prepared.plan.size
+def _summary(size: Size) -> str:
     return f"{size.files} files, {size.events} events, about {size.columns} columns, {size.chunks} chunks"
-
-
-def _plan_as_dict(prepared: Prepared, texts: dict[str, str]) -> dict[str, object]:
-    return {
-        "plan": prepared.plan.model_dump(),
-        "dataset": prepared.dataset.model_dump(exclude={"tasks"}),
-        "recipe": prepared.recipe.model_dump(),
-        "framework": prepared.model.framework,
-        "left_out": prepared.left_out,
-        "credentials": prepared.access.credentials(None).model_dump(),
-        "warnings": prepared.warnings,
-        "submit_files": texts,
-    }
 
 
 def _of_trees(dataset: Dataset) -> str:
@@ -146,13 +129,13 @@ def _of_trees(dataset: Dataset) -> str:
     return f" of tree {', '.join(trees)}" if trees else ""
 
 
-def _show_plan(prepared: Prepared, options: Settings) -> None:
+def _show_plan(planned: Planned) -> None:
     from rich.table import Table
 
     from mlaas_condor.show import duration, size
 
     out = console()
-    dataset, recipe = prepared.dataset, prepared.recipe
+    dataset, recipe = planned.dataset, planned.recipe
     inputs = Table(box=None, pad_edge=False, header_style="dim")
     inputs.add_column("file")
     inputs.add_column("label")
@@ -168,11 +151,11 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
         )
         inputs.add_row(*row)
     print_table(inputs)
-    planned = prepared.plan.size
+    whole = planned.plan.size
     out.print(
-        f"\n{planned.events} events{_of_trees(dataset)}; {planned.flat} flat and {planned.jagged} jagged "
-        f"branches, about {planned.columns} columns; {planned.chunks} chunks; "
-        f"{len(prepared.left_out)} branches cannot be features"
+        f"\n{whole.events} events{_of_trees(dataset)}; {whole.flat} flat and {whole.jagged} jagged "
+        f"branches, about {whole.columns} columns; {whole.chunks} chunks; "
+        f"{len(planned.left_out)} branches cannot be features"
     )
     for definition in dataset.steps.definitions:
         out.print(f"new branch {definition.name} = {definition.expression}")
@@ -180,17 +163,16 @@ def _show_plan(prepared: Prepared, options: Settings) -> None:
         out.print(f"cut {cut.title}")
     if dataset.function:
         out.print(f"each record goes through preprocessing(rec) of {dataset.function.name}")
-    if str(prepared.access):
-        out.print(str(prepared.access))
+    if planned.storage:
+        out.print(planned.storage)
     out.print(
-        f"model {recipe.model} ({prepared.model.framework}), {recipe.epochs} epochs, "
+        f"model {recipe.model} ({planned.framework}), {recipe.epochs} epochs, "
         f"batches of {recipe.batch_size}\n"
     )
     jobs = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("stage", "jobs", "CPUs", "GPUs", "memory", "disk", "time each"):
         jobs.add_column(name, justify="left" if name == "stage" else "right")
-    for stage in prepared.plan.stages:
+    for stage in planned.plan.stages:
         counts = (stage.stage, str(stage.jobs), str(stage.cpus), str(stage.gpus or ""))
         jobs.add_row(*counts, size(stage.memory), size(stage.disk), f"~{duration(stage.seconds)}")
     print_table(jobs)
-    out.print(f"\njobs run {options.python}; runs are kept in {options.runs}", style="dim")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import AsJson, RunName, console, print_json, print_table, settings
+from .common import AsJson, RunName, console, place, print_json, print_table, program
 from .entry import INTERRUPTED
+from .transfers import bars
 from .watching import watch_run, with_progress_bars
 
 
@@ -26,12 +25,12 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how a run does, stage by stage; without a name, all runs."""
-    from mlaas_condor import show, workflow
+    from mlaas_condor import show
 
     if run is None:
         list_(context, as_json)
         return
-    state = workflow.open_run(run, settings(context)).status()
+    state = place(context).open_run(run).status()
     if as_json:
         print_json(state.to_dict())
     else:
@@ -40,9 +39,7 @@ def status(
 
 def watch(context: typer.Context, run: RunName) -> None:
     """Watch a run live until it ends; Ctrl-C leaves it alone."""
-    from mlaas_condor import workflow
-
-    watch_run(workflow.open_run(run, settings(context)))
+    watch_run(place(context).open_run(run))
 
 
 def logs(
@@ -55,9 +52,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show what a job says, also while it runs; without a stage, the most telling one."""
-    from mlaas_condor import workflow
-
-    opened = workflow.open_run(run, settings(context))
+    opened = place(context).open_run(run)
     if as_json:
         print_json({"stdout": opened.logs(stage, task), "stderr": opened.logs(stage, task, stderr=True)})
         return
@@ -82,16 +77,16 @@ def model(
     as_json: AsJson = False,
 ) -> None:
     """Tell where the model bundle is, or copy it."""
-    from mlaas_condor import workflow
-    from mlaas_condor.errors import CannotWrite
-
-    opened = workflow.open_run(run, settings(context))
-    bundle = opened.model()
-    if output is not None:
+    opened = place(context).open_run(run)
+    if output is None:
+        bundle = opened.model()
+    else:
         try:
-            bundle = Path(shutil.copy(bundle, output))
-        except OSError as error:
-            raise CannotWrite(f"{output}: {error.strerror}") from error
+            with bars() as update:
+                bundle = opened.fetch(output, lambda done, size: update("fetching", done, size))
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on", err=True)
+            raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json({"bundle": str(bundle), "metrics": opened.metrics()})
     else:
@@ -100,10 +95,8 @@ def model(
 
 def cancel(context: typer.Context, run: RunName) -> None:
     """Take a run off the queue; `resume` goes on from what it has done."""
-    from mlaas_condor import workflow
-
-    workflow.open_run(run, settings(context)).cancel()
-    console().print(f"cancelled {run}; go on with: mlaas-condor resume {run}")
+    place(context).open_run(run).cancel()
+    console().print(f"cancelled {run}; go on with: {program()} resume {run}")
 
 
 def resume(
@@ -112,12 +105,11 @@ def resume(
     watch: Annotated[bool, typer.Option("--watch", help="Watch the run until it ends.")] = False,
 ) -> None:
     """Go on after a failure, a hold or a cancel, redoing only what is missing."""
-    from mlaas_condor import workflow
-
-    opened = workflow.open_run(run, settings(context))
-    state = opened.status()
-    if state.where == "local" and state.state != "completed":
-        with_progress_bars(opened)
+    where = place(context)
+    opened = where.open_run(run)
+    alone = where.without_pool(opened)
+    if alone is not None and alone.status().state != "completed":
+        with_progress_bars(alone)
         return
     console().print(f"{run}: {opened.resume()}")
     if watch:
@@ -129,15 +121,15 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mlaas_condor import runs, show, workflow
+    from mlaas_condor import show
 
-    options = settings(context)
-    states = runs.states([run.folder for run in workflow.list_runs(options)], options)
+    where = place(context)
+    states = where.states()
     if as_json:
         print_json([state.to_dict() for state in states])
         return
     if not states:
-        console().print(f"no runs in {options.runs}; begin with: mlaas-condor submit job.json")
+        console().print(f"no runs {where.kept}; begin with: {program()} submit job.json")
         return
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("run", "state", "stage", "done", "elapsed"):
@@ -160,10 +152,8 @@ def delete(
     ] = False,
 ) -> None:
     """Delete a run with its logs and its model; asks first, and never a running one."""
-    from mlaas_condor import workflow
-
-    opened = workflow.open_run(run, settings(context))
+    opened = place(context).open_run(run)
     if not yes:
-        typer.confirm(f"delete {opened.folder.path} with its logs and its model?", abort=True)
+        typer.confirm(f"delete {opened.where} with its logs and its model?", abort=True)
     opened.delete(keep_stored)
     console().print(f"deleted {run}")

@@ -13,10 +13,11 @@ from .entry import INTERRUPTED
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from mlaas_condor.places import AnyRun
     from mlaas_condor.runs import Run
 
 
-def watch_run(run: Run) -> None:
+def watch_run(run: AnyRun) -> None:
     """Show the stages until the run ends; Ctrl-C leaves the run alone."""
     from mlaas_condor import show
     from mlaas_condor.errors import RunFailed
@@ -72,7 +73,7 @@ def with_progress_bars(run: Run) -> None:
     show_result(run)
 
 
-def show_result(run: Run) -> None:
+def show_result(run: AnyRun) -> None:
     """Print what came out of a run, and the next command."""
     metrics = run.metrics() or {}
     test = metrics.get("test", {})

@@ -24,9 +24,12 @@ READERS = ("specs", "preprocess")
 """The stages that read input files; the others have no use for a credential, and get none."""
 _VARIABLES = (proxies.VARIABLE, tokens.FILE, xrootd.AUTHORITIES)
 _MEANINGFUL = re.compile(r"[\s,;\"'$()\\]")  # in a submit file, or in what it hands to a job
+_DELEGATED = "the proxy that its owner delegated"
 _MARGIN = 2.0  # a run that waits for machines takes longer than its jobs
 _LEAST_SECONDS = 300.0
 _SOON_SECONDS = 3600.0
+DELEGATE = "mlaas-condor proxy delegate"
+"""Command that gives a service a proxy to read with."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ def _find_proxy(request: Request) -> tuple[proxies.Proxy | None, list[Problem]]:
         path = proxies.find(str(request.path(named)) if named else "", request.proxy_named_by)
         return (proxies.read(path) if path else None), []
     except CredentialFault as error:
+        if request.within:
+            return None, [_of("proxy", Problem("", "cannot be used"), request)]
         return None, [Problem("proxy", str(error))]
 
 
@@ -145,12 +150,12 @@ def _judge(
     proxy, token = access.proxy, access.token
     bad_proxy, bad_token = list(of_proxy), list(of_token)
     if proxy:
-        bad_proxy += [_of("proxy", each) for each in proxies.faults(proxy, needed)]
+        bad_proxy += [_of("proxy", each, request) for each in proxies.faults(proxy, needed)]
         bad_proxy += _not_for_condor(str(proxy.path))
     if token:
         of_reading = tokens.faults(token, access.reads, needed, "storage.read")
         of_writing = tokens.faults(token, access.writes, needed, "storage.modify")
-        bad_token += [_of("token", each) for each in (*of_reading, *of_writing)]
+        bad_token += [_of("token", each, request) for each in (*of_reading, *of_writing)]
         bad_token += _not_for_condor(token.origin)
     bad_authorities = _not_for_condor(os.environ.get(xrootd.AUTHORITIES, ""))
     good_token = token is not None and not bad_token
@@ -164,7 +169,9 @@ def _judge(
     request.warnings += [text for text in dict.fromkeys(map(str, warnings)) if text not in request.warnings]
 
 
-def _of(kind: str, problem: Problem) -> Problem:
+def _of(kind: str, problem: Problem, request: Request) -> Problem:
+    if request.within:  # its user never saw the file, and cannot do anything with it
+        return Problem(f"your delegated {kind}", problem.what, f"delegate a new one: {DELEGATE}")
     return replace(problem, where=f"{kind} {problem.where}")
 
 
@@ -229,12 +236,15 @@ def check_again(folder: RunFolder, missing: Mapping[str, int]) -> None:
     given = Credentials.of(folder.credentials)
     if given.proxy and any(missing.get(stage) for stage in given.stages):
         then = f"then: mlaas-condor resume {folder.name}"
+        delegated = folder.belongs.exists()
         try:
             faults = proxies.faults(proxies.read(Path(given.proxy)))
         except CredentialFault as error:
-            raise CredentialFault(f"{error}; {then}") from error
+            what = f"{_DELEGATED} cannot be used: {DELEGATE}" if delegated else error
+            raise CredentialFault(f"{what}; {then}") from error
         if faults:
-            raise CredentialFault(f"proxy {faults[0]}; {then}")
+            what = f"{_DELEGATED} {faults[0].what}: {DELEGATE}" if delegated else f"proxy {faults[0]}"
+            raise CredentialFault(f"{what}; {then}")
 
 
 def note(folder: RunFolder, missing: Mapping[str, int]) -> str:
@@ -248,20 +258,24 @@ def note(folder: RunFolder, missing: Mapping[str, int]) -> str:
         Stage to its jobs that are not done.
     """
     given = Credentials.of(folder.credentials)
-    return _of_proxy(given.proxy, folder.name, sum(missing.get(stage, 0) for stage in given.stages))
-
-
-def _of_proxy(named: str, run: str, missing: int) -> str:
-    if not named or not missing:
+    jobs = sum(missing.get(stage, 0) for stage in given.stages)
+    if not given.proxy or not jobs:
         return ""
-    jobs = f"{missing} job{'s' * (missing > 1)} that read{'s' * (missing == 1)} with it"
-    renew = f"`mlaas-condor proxy renew {run}`"
+    return _of_proxy(
+        given.proxy, folder, f"{jobs} job{'s' * (jobs > 1)} that read{'s' * (jobs == 1)} with it"
+    )
+
+
+def _of_proxy(named: str, folder: RunFolder, jobs: str) -> str:
+    delegated = folder.belongs.exists()
+    proxy = _DELEGATED if delegated else f"the proxy {named}"
+    renew = f"`{DELEGATE}`" if delegated else f"`mlaas-condor proxy renew {folder.name}`"
     try:
         left = proxies.read(Path(named)).seconds_left
     except CredentialFault as error:
-        return f"{error}; {jobs} cannot go on: {renew}"
+        return f"{f'{proxy} cannot be used' if delegated else error}; {jobs} cannot go on: {renew}"
     if left <= 0:
-        return f"the proxy {named} has expired; {jobs} will be held: {renew}"
+        return f"{proxy} has expired; {jobs} will be held: {renew}"
     if left < _SOON_SECONDS:
-        return f"the proxy {named} expires in {in_words(left)}; after that {jobs} will be held: {renew}"
+        return f"{proxy} expires in {in_words(left)}; after that {jobs} will be held: {renew}"
     return ""

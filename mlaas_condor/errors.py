@@ -2,25 +2,26 @@
 
 MlaasError                   1  500   the base: also what nobody foresaw
 ├── RequestError             2  400   job.json or anything it names is wrong; holds all problems
-├── PoolUnreachable          3  503   no HTCondor pool answers
-├── PoolLost                 4  503   the pool stopped answering while we watched
+├── PoolUnreachable          3  503   no HTCondor pool answers, or no service
+├── PoolLost                 4  503   the pool, or service, stopped answering while we watched
 ├── RunNotFound              5  404   no run of that name
 ├── WrongState               6  409   the run is not in a state that allows this
 ├── RunFailed                7  500   the run ended without a model
 ├── InstallError             8  500   a private HTCondor could not be installed or started
 ├── CannotWrite              9  507   no space, or no permission, where runs are kept
 ├── SubmitRefused           10  502   the schedd answers, but does not take the run
+├── ServiceRefused          11  502   a service answers, but does not do it: not allowed, or over a limit
 └── StageError                        a job cannot go on; its exit code tells DAGMan and the user why
     ├── InputUnreadable     20        an input file cannot be opened or read
-    │   ├── StorageUnavailable 27     the storage does not answer, or the connection was lost
-    │   └── AccessDenied    28        the storage does not let this identity read or write
+    │   ├── StorageUnavailable 27  503   the storage does not answer, or the connection was lost
+    │   └── AccessDenied    28  403   the storage does not let this identity read or write
     ├── InputChanged        21        an input file is not the one that was planned
     ├── ModelFault          22        the user's model.py fails, or its model does not fit the data
     ├── FrameworkMissing    23        the framework is not installed where the job runs
     ├── DataFault           24        the data cannot be trained on (one class only, nothing left, …)
     ├── StorageFull         25        no space left where the job writes
     ├── OutOfMemory         26        the job needs more memory than it asked for
-    └── CredentialFault     29        the proxy or token is missing, has expired, or is not accepted
+    └── CredentialFault     29  403   the proxy or token is missing, has expired, or is not accepted
 
 The first number is the exit code of the command (or of the job), the second the HTTP status.
 """
@@ -76,14 +77,14 @@ class RequestError(MlaasError):
 
 
 class PoolUnreachable(MlaasError):
-    """No HTCondor pool answers."""
+    """No HTCondor pool answers, or no service."""
 
     exit_code = 3
     http_status = 503
 
 
 class PoolLost(PoolUnreachable):
-    """The pool stopped answering while we watched a run; the run itself is not touched."""
+    """The pool or service stopped answering while we watched a run; the run itself is not touched."""
 
     exit_code = 4
 
@@ -118,6 +119,13 @@ class SubmitRefused(MlaasError):
     """The schedd answers, but does not take the run."""
 
     exit_code = 10
+    http_status = 502
+
+
+class ServiceRefused(MlaasError):
+    """A service answers, but does not do what was asked: it is not allowed, or over a limit."""
+
+    exit_code = 11
     http_status = 502
 
 
@@ -180,15 +188,18 @@ class StorageUnavailable(InputUnreadable):
     """The storage does not answer, or the connection to it was lost."""
 
     exit_code = 27
+    http_status = 503
 
 
 class AccessDenied(InputUnreadable):
     """The storage does not let this identity read or write there."""
 
     exit_code = 28
+    http_status = 403
 
 
 class CredentialFault(StageError):
     """The proxy or token is missing, has expired, or is not accepted."""
 
     exit_code = 29
+    http_status = 403

@@ -6,11 +6,12 @@ import glob
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from mlaas_condor.confinement import NOWHERE
 from mlaas_condor.data import storage
 from mlaas_condor.data.remote import SEPARATOR
 from mlaas_condor.data.source import Branch
@@ -20,6 +21,9 @@ from mlaas_condor.request import Request
 
 # The path of a tree after the name of a file; no Windows drive, no port of a URL.
 _TREE = re.compile(r"(?P<file>.+):(?P<tree>[^:\\?*\[\]]+)")
+
+EACH = "one a line, in the order of files"
+"""What labels and weights are in a file."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Lists:
 
 def read_lines(request: Request) -> list[str]:
     """Return the list of input files as the user wrote it."""
-    return _read_list(request, "files", request.job.files, "one input file a line")
+    return read_list(request, "files", request.job.files, "one input file a line")
 
 
 def read_lists(request: Request, lines: Sequence[str]) -> Lists:
@@ -80,7 +84,7 @@ def _of_files(
     """Return what ``named`` says of each file: the list itself, a file with it, or a branch."""
     if isinstance(named, str) and named and not os.path.lexists(request.path(named)):
         return PerEvent([], named)
-    values = _read_list(request, key, named, "one a line, in the order of files")
+    values = read_list(request, key, named, EACH)
     files = sum(map(len, groups))
     if not groups or not values:
         return PerEvent([])
@@ -141,7 +145,18 @@ def check_branch(
     request.problems.append(Problem(f"job.json: {key}: {name}", "no such file, and no such branch", near))
 
 
-def _read_list(request: Request, key: str, value: str | Sequence[str | int | float], each: str) -> list[str]:
+def read_list(request: Request, key: str, value: str | Sequence[str | int | float], each: str) -> list[str]:
+    """Return a list, or that in the file which is named; what is wrong with it goes to the problems.
+
+    Parameters
+    ----------
+    request
+        The request.
+    key, value
+        Key of the job file, and what it says there.
+    each
+        What each line is, for the message about an empty file.
+    """
     if not isinstance(value, str):
         return [str(item) for item in value]
     if not value:
@@ -166,24 +181,50 @@ def _expand(request: Request, line: str) -> list[Input]:
     if SEPARATOR in line and "://" in line:
         return _expand_places(request, line)
     file, tree = _split_tree(request, line)
-    if storage.scheme(file) == "file":  # on the access point: it travels like any other
+    if storage.scheme(file) == "file" and not request.within:  # it travels like any other
         file = unquote(urlsplit(file).path)
     if storage.is_url(file):
         return [Input(path, tree) for path in _expand_url(request, file)]
-    path = request.path(file)
     if request.params.redirector and not is_here(request, file):
         first, *others = (f"{each.rstrip('/')}//{file.lstrip('/')}" for each in request.params.redirector)
+        if not _may_name(request, others):
+            return []
         found = _expand_url(request, first)
         return [Input(SEPARATOR.join([each, *_same_at(each, first, others)]), tree) for each in found]
+    what, hint = request.within.wrong_path(request.folder, file) if request.within else ("", "")
+    if what:
+        request.problems.append(Problem("files", what, hint))
+        return []
+    path = request.path(file)
     if not glob.has_magic(file) or os.path.lexists(path):
         return [Input(str(path), tree)]
-    # Only the line is a pattern: the folder of the request may have brackets in its name.
-    pattern = str(path) if Path(file).expanduser().is_absolute() else file
-    matches = glob.glob(pattern, root_dir=request.folder, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute one
-    found = sorted(str(request.path(each)) for each in matches)
-    if not found:
+    matches = sorted((each, name) for name, each in _matches(request, file))
+    if not matches:
         request.problems.append(Problem(line, "matches no file"))
-    return [Input(each, tree) for each in found]
+    for name in (name for each, name in matches if each == str(NOWHERE)):
+        what = f"{name!r}, which it matches, leads outside of what may be read here"
+        request.problems.append(Problem(line, what, "name files that are no links"))
+    return [Input(each, tree) for each, _ in matches if each != str(NOWHERE)]
+
+
+def _matches(request: Request, file: str) -> Iterator[tuple[str, str]]:
+    """Yield the files on the access point that a glob matches: their names, and paths."""
+    if request.within:
+        for name, path in request.within.matches(request.folder, file):
+            yield name, str(path)
+        return
+    # Only the line is a pattern: the folder of the request may have brackets in its name.
+    pattern = str(request.path(file)) if Path(file).expanduser().is_absolute() else file
+    for each in glob.iglob(pattern, root_dir=request.folder, recursive=True):  # noqa: PTH207 - Path.glob takes no absolute one
+        yield each, str(request.path(each))
+
+
+def _may_name(request: Request, urls: Iterable[str]) -> bool:
+    """Make problems of the URLs that the request must not name; tell whether there is none."""
+    wrong = [request.within.wrong_url(url) for url in urls] if request.within else []
+    problems = [Problem("files", what, hint) for what, hint in wrong if what]
+    request.problems += (each for each in problems if each not in request.problems)
+    return not problems
 
 
 def _expand_places(request: Request, line: str) -> list[Input]:
@@ -200,15 +241,14 @@ def _expand_places(request: Request, line: str) -> list[Input]:
             continue
         request.problems.append(Problem(line, what))
         return []
-    return [Input(SEPARATOR.join(places), tree)]
+    return [Input(SEPARATOR.join(places), tree)] if _may_name(request, places) else []
 
 
 def is_here(request: Request, file: str) -> bool:
     """Tell whether a path, or a file that a glob matches, is on the access point."""
     if os.path.lexists(request.path(file)):
         return True
-    pattern = str(Path(file).expanduser())
-    return glob.has_magic(file) and bool(glob.glob(pattern, root_dir=request.folder, recursive=True))  # noqa: PTH207
+    return glob.has_magic(file) and any(True for _ in _matches(request, file))
 
 
 def _same_at(found: str, first: str, others: Sequence[str]) -> list[str]:
@@ -220,6 +260,8 @@ def _same_at(found: str, first: str, others: Sequence[str]) -> list[str]:
 
 
 def _expand_url(request: Request, url: str) -> list[str]:
+    if not _may_name(request, [url]):
+        return []
     try:
         found = storage.expand(url)
     except (InputUnreadable, CredentialFault) as error:
@@ -227,7 +269,8 @@ def _expand_url(request: Request, url: str) -> list[str]:
         return []
     if not found:
         request.problems.append(Problem(url, "matches no file"))
-    return found
+    # What is called how is for the storage to say.
+    return found if _may_name(request, found) else []
 
 
 def _split_tree(request: Request, line: str) -> tuple[str, str]:

@@ -86,6 +86,8 @@ class StagePlan(Plain):
 
     Parameters
     ----------
+    stage
+        specs, merge, preprocess, train or report.
     jobs
         How many jobs.
     cpus, gpus

@@ -9,6 +9,7 @@ from math import ceil
 from pathlib import Path
 
 from mlaas_condor import access, choice, chunkstore, planning, procedure, sampling
+from mlaas_condor.confinement import NOWHERE
 from mlaas_condor.data import chunks, storage
 from mlaas_condor.data.dataset import Dataset, Function, InputFile, share, split_entries
 from mlaas_condor.data.inputs import open_source
@@ -23,6 +24,8 @@ from mlaas_condor.settings import Settings
 from mlaas_condor.survey import Surveyed, look
 from mlaas_condor.training import models
 from mlaas_condor.training.recipe import FEWEST, Recipe
+
+_SHOWN = 8  # names that a message lists
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class Prepared:
     warnings: list[str]
 
 
-def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> Prepared:
+def prepare(
+    request: Request, settings: Settings, lifetime_ok: bool = False, run_code: bool = True
+) -> Prepared:
     """Check a request against its files and plan the run.
 
     Parameters
@@ -72,6 +77,8 @@ def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> 
         What is wanted, and how.
     lifetime_ok
         Whether the proxy may end before the run does.
+    run_code
+        Whether the user's ``preprocessing(rec)`` may be run here, on some records; the model file never is.
 
     Raises
     ------
@@ -88,7 +95,8 @@ def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> 
         request.check()  # without a credential that does each file would only say the same
     lists = read_lists(request, lines)
     wanted = choice.read(request)
-    surveyed = look(request, lists.inputs, wanted.function)
+    _confine_modules(request, *([model.path] if model else []), *map(Path, filter(None, [wanted.function])))
+    surveyed = look(request, lists.inputs, wanted.function, run_code)
     chosen = choice.make(request, lists, surveyed, wanted)
     request.check()
     if model is None or chosen is None:  # cannot be: either is None only with a problem
@@ -109,6 +117,8 @@ def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> 
     if not lifetime_ok:
         access.check_lifetime(request, allowed, plan)
         request.check()
+    if wanted.function and not run_code:
+        request.warnings.append(_foreseen(wanted, surveyed))
     return Prepared(
         request=request,
         dataset=_with_tasks(request, dataset, plan.stage("specs").jobs),
@@ -123,6 +133,30 @@ def prepare(request: Request, settings: Settings, lifetime_ok: bool = False) -> 
         access=allowed,
         warnings=[*_warnings(request, surveyed, model, chosen, plan), *sample.warnings()],
     )
+
+
+def _foreseen(wanted: choice.Wanted, surveyed: Surveyed) -> str:
+    names = sorted(surveyed.branches)
+    some = f"{', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
+    return (
+        f"{wanted.where}: planned by reading it, as it does not run here: it leaves {some}; the specs jobs "
+        "say if it does not"
+    )
+
+
+def _confine_modules(request: Request, *files: Path) -> None:
+    """Make problems of modules beside the user's files that lead outside of what the request may reach."""
+    if not request.within:
+        return
+    for file in files:
+        for module in models.companions(file):
+            within = [module, *(module.rglob("*") if module.is_dir() else ())]
+            outside = [each.name for each in within if request.path(str(each)) == NOWHERE]
+            if outside:
+                what = (
+                    f"imports {module.stem}, in which {outside[0]!r} leads outside of what may be read here"
+                )
+                request.problems.append(Problem(file.name, what, "upload it"))
 
 
 def _size(dataset: Dataset, sample: sampling.Sample) -> planning.Size:

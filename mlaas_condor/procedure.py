@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from mlaas_condor.errors import Problem
 from mlaas_condor.lists import Lists
 from mlaas_condor.params import MODEL_PREFIX, Metrics, Params, SplitFiles
-from mlaas_condor.reading import join_path, nearest
+from mlaas_condor.reading import nearest
 from mlaas_condor.request import Request
 from mlaas_condor.survey import Surveyed
 from mlaas_condor.training.models import ModelFile, companions
@@ -101,7 +102,9 @@ def variants(params: Params) -> list[dict[str, Any]]:
     One training only: none.
     """
     scanned = {key: [_understood(key, value) for value in values] for key, values in params.scan.items()}
-    combined = [dict(zip(scanned, values, strict=True)) for values in itertools.product(*scanned.values())]
+    # No more than are told of as too many: a stranger's list of lists may have any number.
+    products = itertools.islice(itertools.product(*scanned.values()), MOST_TRAININGS + 1)
+    combined = [dict(zip(scanned, values, strict=True)) for values in products]
     folds: list[dict[str, Any]] = [{"fold": fold} for fold in range(params.folds or 0)] or [{}]
     made = [{**one, **fold} for one in combined for fold in folds]
     return made if len(made) > 1 or params.scan else []
@@ -163,7 +166,7 @@ def _split(request: Request, surveyed: Surveyed, labels: Sequence[str]) -> Split
 
 def _matching(request: Request, pattern: str, paths: Sequence[str], key: str) -> list[int]:
     """Return the positions of the input files that a name or pattern means."""
-    whole = pattern if "://" in pattern else str(join_path(request.folder, pattern))
+    whole = pattern if "://" in pattern else request.pattern(pattern)
     found = [i for i, path in enumerate(paths) if fnmatch(path, whole) or fnmatch(Path(path).name, pattern)]
     if not found:
         hint = nearest(pattern, [Path(path).name for path in paths])
@@ -178,7 +181,7 @@ def _check(request: Request, model: ModelFile, classes: Sequence[str]) -> None:
     params, task = request.params, request.job.task
     wrong = [*_check_watching(params, task, model), *_check_classes(params, task, classes)]
     wrong += _check_scan(params, model)
-    number = len(variants(params))
+    number = math.prod(map(len, params.scan.values())) * (params.folds or 1)
     if number > MOST_TRAININGS:
         wrong.append(("scan", f"makes {number} trainings, more than {MOST_TRAININGS}"))
     if params.folds and isinstance(params.split, SplitFiles) and isinstance(params.split.test, list):

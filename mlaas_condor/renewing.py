@@ -102,7 +102,7 @@ def source_file() -> Path:
 
 def log_file(settings: Settings) -> Path:
     """Return where each action is written down."""
-    return settings.home / "renewal.log"
+    return settings.own / "renewal.log"
 
 
 def renew(
@@ -222,7 +222,7 @@ class _Keeper:
         self._seconds = seconds
         self._now = now
         self._say = say
-        self._state = settings.home / "renewal"
+        self._state = settings.own / "renewal"
 
     def keep(
         self, users: Sequence[tuple[RunFolder, Credentials]], below: float | None, by_name: bool
@@ -286,7 +286,7 @@ class _Keeper:
             return outcome
         try:
             pool.use(self._settings)
-            released = queued.refreshed(folder.name, self._proxy, outcome.ends, again=by_name)
+            released = queued.refreshed(folder, self._proxy, outcome.ends, again=by_name)
         except MlaasError as error:
             return replace(outcome, error=outcome.error or str(error))
         return replace(outcome, released=released)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from mlaas_condor.confinement import Confinement, odd_text
 from mlaas_condor.errors import Problem, RequestError
 from mlaas_condor.jsonfile import Plain
 from mlaas_condor.params import (
@@ -153,6 +154,8 @@ class Request:
         Each text as read: ``job.json``, ``params.json``.
     proxy_named_by
         Where ``job.x509_proxy`` was named, if it was.
+    within
+        What it may reach, where it came from a stranger; None for everything.
     """
 
     job: Job
@@ -162,6 +165,14 @@ class Request:
     warnings: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     proxy_named_by: str = "x509_proxy in job.json"
+    within: Confinement | None = None
+
+    @classmethod
+    def load(cls, given: Request | str | Path | Mapping[str, Any]) -> Request:
+        """Return a request: as it is, read from a job file, or made of a job file's content."""
+        if isinstance(given, Request):
+            return given
+        return cls.of(given) if isinstance(given, Mapping) else cls.read(given)
 
     @classmethod
     def read(cls, path: str | Path) -> Request:
@@ -179,7 +190,12 @@ class Request:
 
     @classmethod
     def of(
-        cls, raw: Mapping[str, Any], folder: str | Path = ".", where: str = "job", text: str = ""
+        cls,
+        raw: Mapping[str, Any],
+        folder: str | Path = ".",
+        where: str = "job",
+        text: str = "",
+        within: Confinement | None = None,
     ) -> Request:
         """Make a request of the content of a job file.
 
@@ -191,8 +207,10 @@ class Request:
             Folder to which file names are relative.
         where, text
             Name and text of the job file, for messages that give a line.
+        within
+            What it may reach, where it comes from a stranger.
         """
-        folder = Path(folder).absolute()
+        folder = Path(folder).resolve() if within else Path(folder).absolute()
         problems: list[Problem] = []
         sources = {"job.json": text or json.dumps(dict(raw), indent=1, default=str)}
         raw = dict(raw)
@@ -201,22 +219,74 @@ class Request:
         params_raw, params_where, params_text = raw.pop("params", {}), f"{where}: params", ""
         if isinstance(params_raw, str) and params_raw:
             params_where = params_raw
-            params_text, params_raw = read_json(join_path(folder, params_raw), problems)
+            params_text, params_raw = _read_params(folder, params_raw, within, problems)
             sources["params.json"] = params_text
         elif params_raw and not isinstance(params_raw, Mapping):
             problems.append(
                 Problem(params_where, f"{params_raw!r} is neither a file name nor an object {{…}}")
             )
             params_raw = {}
+        if within and odd_text([raw, params_raw]):
+            what = "holds characters that no text has: half of one (\\ud800, say), or a zero byte"
+            raise RequestError([Problem(where, what)])
         params = _validate(Params, params_raw or {}, params_where, params_text, problems)
         job = _validate(Job, raw, where, text, problems)
-        request = cls(job, params, folder, problems, warnings, sources)
+        request = cls(job, params, folder, problems, warnings, sources, within=within)
+        if within:
+            request._confine(within)
         request._expand_branch_files()
         return request
 
     def path(self, name: str) -> Path:
-        """Return the path of a file that the request names."""
-        return join_path(self.folder, name)
+        """Return the path of a file that the request names; one where nothing is, if it may not name it."""
+        return self.within.find(self.folder, name) if self.within else join_path(self.folder, name)
+
+    def pattern(self, name: str) -> str:
+        """Return the whole path of a pattern that the request gives for files on the access point."""
+        followed = self.within.pattern(self.folder, name) if self.within else ""
+        return followed or str(self.path(name))
+
+    def _confine(self, within: Confinement) -> None:
+        """Make problems of all that the keys name and must not; it is taken for not given."""
+        job, params, hint = self.job, self.params, "delegate a proxy instead: mlaas-condor proxy delegate"
+        kept: dict[str, Any] = {"x509_proxy": None, "oauth_services": []}
+        for key in ("files", "labels", "model", "weights", "preproc", "specs"):
+            name = getattr(job, key)
+            if isinstance(name, str) and self._refuses(f"job.json: {key}", name):
+                kept[key] = "" if key in ("files", "labels", "model") else None
+        if job.x509_proxy:
+            self.problems.append(
+                Problem("job.json: x509_proxy", "names a file of the service's machine", hint)
+            )
+        if job.oauth_services and not within.own_account:
+            what = "the tokens that the pool keeps are those of the service, not yours"
+            self.problems.append(Problem("job.json: oauth_services", what, hint))
+        if self._refuses("job.json: chunk_store", job.chunk_store, is_url=True):
+            kept["chunk_store"] = None
+        self.job = job.model_copy(update=kept)
+        kept = {"hist": None} if self._refuses("params.json: hist", params.hist) else {}
+        for key in ("selected_branches", "exclude_branches"):
+            names = getattr(params, key)
+            if len(names) == 1 and self._refuses(f"params.json: {key}", names[0]):
+                kept[key] = []
+        kept["redirector"] = [
+            each
+            for each in params.redirector
+            if not self._refuses("params.json: redirector", each, is_url=True)
+        ]
+        self.params = params.model_copy(update=kept)
+        split = params.split if isinstance(params.split, SplitFiles) else SplitFiles()
+        for key, patterns in (("validation", split.validation), ("test", split.test)):
+            for each in patterns if isinstance(patterns, list) else ():
+                self._refuses(f"params.json: split.{key}", each, is_url="://" in each)
+
+    def _refuses(self, where: str, name: str | None, is_url: bool = False) -> bool:
+        """Make a problem of what the request must not name; tell whether it is."""
+        if not name or not self.within:
+            return False
+        what, hint = self.within.wrong_url(name) if is_url else self.within.wrong_path(self.folder, name)
+        self.problems += [Problem(where, what, hint)] if what else []
+        return bool(what)
 
     def check(self) -> None:
         """Raise `RequestError` with every problem found, if there is one."""
@@ -245,6 +315,17 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "mlaas-condor job.json"
     return schema
+
+
+def _read_params(
+    folder: Path, name: str, within: Confinement | None, problems: list[Problem]
+) -> tuple[str, dict[str, Any] | None]:
+    """Read the file of the parameters, if it may be read."""
+    what, hint = within.wrong_path(folder, name) if within else ("", "")
+    if what:
+        problems.append(Problem("job.json: params", what, hint))
+        return "", None
+    return read_json(within.find(folder, name) if within else join_path(folder, name), problems)
 
 
 def _validate(kind: type[_K], raw: Mapping[str, Any], where: str, text: str, problems: list[Problem]) -> _K:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ GIVEN_SPECS = "given-specs.json"
 NOTES = "notes.txt"  # of the merge stage: what the user should know of the data
 _NAMES = ".names"  # one empty file a run name ever given, so that no number is given twice
 _STAGED = re.compile(r"(?:[^\s:]*/)?(?P<name>\d{4,}_[^\s:,]+)")
+_STAGING = re.compile(r"\..+\.[0-9a-f]{8}")  # a run that is being made, or deleted
 _RUN_NAME = re.compile(r"(?P<name>.+)_(?P<number>\d+)")
 
 
@@ -122,6 +124,11 @@ class RunFolder:
         return self.path / "request.json"
 
     @property
+    def belongs(self) -> Path:
+        """Whose run it is, and who else may see it; there only where a service made it."""
+        return self.path / "owner.json"
+
+    @property
     def dag(self) -> Path:
         """The DAG."""
         return self.path / "run.dag"
@@ -205,6 +212,16 @@ class RunFolder:
     def bundle(self) -> Path:
         """The model bundle, once the report stage is done."""
         return self.output("report") / f"{self.name}.tar.gz"
+
+    @property
+    def report(self) -> Path:
+        """The page with everything there is to see, once the report stage is done."""
+        return self.output("report") / "report.html"
+
+    @property
+    def served(self) -> Path:
+        """Files that users add to the model for those who serve it: labels, say."""
+        return self.path / "tfaas"
 
     @property
     def history(self) -> Path:
@@ -324,6 +341,14 @@ def list_folders(runs: Path) -> list[RunFolder]:
 def _subfolders(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         yield from (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+
+
+def tidy(runs: Path, seconds: float) -> None:
+    """Remove what processes left that were killed while they made or deleted a run, so many seconds ago."""
+    for path in runs.glob(".*"):
+        with suppress(OSError):  # somebody else is at it as well
+            if _STAGING.fullmatch(path.name) and time.time() - path.stat().st_mtime > seconds:
+                shutil.rmtree(path)
 
 
 def delete(run: RunFolder, store: Path) -> None:

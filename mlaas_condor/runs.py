@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlaas_condor import access, chunkstore, local, run, show
 from mlaas_condor.batch import logs, pool, queue, status
-from mlaas_condor.errors import PoolLost, PoolUnreachable, RunFailed, WrongState
+from mlaas_condor.errors import CannotWrite, PoolUnreachable, WrongState
+from mlaas_condor.places import Patience, wait_for
 from mlaas_condor.run import RunFolder
 from mlaas_condor.settings import Settings
 from mlaas_condor.state import ENDED, RunState, read_history, read_metrics
 
 _POLL_SECONDS = 1.0
-_PATIENCE = 60.0  # seconds that a pool may not answer before we stop watching
 _GRACE = 15.0  # seconds for the queue to empty before a resume
 
 
@@ -40,6 +41,11 @@ class Run:
         """Name of the run: ``luca_1``."""
         return self.folder.name
 
+    @property
+    def where(self) -> str:
+        """Where it is kept: its run directory."""
+        return str(self.folder.path)
+
     def __repr__(self) -> str:
         return f"<Run {self.name}: {self.status().state}>"
 
@@ -58,13 +64,13 @@ class Run:
         PoolLost
             The pool has not answered for a minute; the run itself is not touched.
         """
-        patience = _Patience(self.name)
+        patience = Patience(self.name)
         while True:
             state = self.status()
             yield state
             if state.state in ENDED or state.state == "prepared":
                 return
-            patience.check(state)
+            patience.check(state.unreachable)
             time.sleep(_POLL_SECONDS)
 
     def wait(self, progress: bool = False, timeout: float | None = None) -> RunState:
@@ -84,23 +90,13 @@ class Run:
         TimeoutError
             It has not ended in time.
         """
-        started = time.monotonic()
-        with show.live(enabled=progress) as update:
-            for state in self.follow():
-                update(state)
-                if state.state == "held" and not any(each.running or each.idle for each in state.stages):
-                    break
-                if timeout is not None and time.monotonic() - started > timeout and state.state not in ENDED:
-                    raise TimeoutError(f"{self.name} has not ended in {timeout:g} s: it is {state.state}")
-        if state.state != "completed":
-            raise RunFailed(show.failure(state))
-        return state
+        return wait_for(self, progress, timeout)
 
     def logs(self, stage: str | None = None, task: int | None = None, stderr: bool = False) -> str:
         """Return what a task has said so far, also while it runs; without a stage, the most telling one."""
         stage, task = self._pick(stage, task)
         alive = self.folder.dagman_log.exists() and task not in self.folder.tasks_done(stage)
-        ask_pool = alive and not _pool_problem(self.settings)
+        ask_pool = alive and not pool_problem(self.settings)
         return logs.read(self.folder, stage, task, stderr, ask_pool)
 
     def follow_logs(
@@ -108,7 +104,7 @@ class Run:
     ) -> Iterator[str]:
         """Yield what a task says as it says it, until it or the run ends; waits for it to start."""
         stage, task = self._pick(stage, task)
-        shown, patience = "", _Patience(self.name)
+        shown, patience = "", Patience(self.name)
         while True:
             # Asked first: what a task says before it ends is then read after it has ended.
             state = self.status()
@@ -121,26 +117,11 @@ class Run:
                 shown = text
             if over:
                 return
-            patience.check(state)
+            patience.check(state.unreachable)
             time.sleep(_POLL_SECONDS)
 
     def _pick(self, stage: str | None, task: int | None) -> tuple[str, int]:
-        """Choose the task that failed, else the one that runs, else the last one that is done."""
-        state = self.status()
-        failed = [each for each in state.failures if stage in (None, each.stage)]
-        if stage is None:
-            begun = [each.stage for each in state.stages if each.word not in ("waiting", "reused", "idle")]
-            stage = failed[0].stage if failed else begun[-1] if begun else run.STAGES[0]
-        if stage not in run.STAGES:
-            raise WrongState(f"no stage {stage!r}: there is {', '.join(run.STAGES)}")
-        tasks = self.folder.task_units(stage)
-        if task is not None and task not in tasks:
-            raise WrongState(
-                f"{self.name}: stage {stage} has no task {task}, they go from 0 to {len(tasks) - 1}"
-            )
-        if task is None:
-            task = next((each.task for each in failed if each.stage == stage), 0)
-        return stage, task
+        return pick(self.folder, self.status(), stage, task)
 
     def model(self) -> Path:
         """Return the path of the model bundle.
@@ -156,6 +137,30 @@ class Run:
                 f"{self.name} has no model: it is {state.state}; see `mlaas-condor status {self.name}`"
             )
         return Path(state.bundle)
+
+    def fetch(self, output: str | Path, told: Callable[[int, int], None] = lambda *_: None) -> Path:
+        """Copy the model bundle to a file, or into a folder; return where it is then.
+
+        Parameters
+        ----------
+        told
+            Gets how many bytes are there, and how many there are in all.
+
+        Raises
+        ------
+        WrongState
+            There is none (yet).
+        CannotWrite
+            There is no place for it.
+        """
+        bundle = self.model()
+        try:
+            copied = Path(shutil.copy(bundle, output))
+            size = copied.stat().st_size
+        except OSError as error:
+            raise CannotWrite(f"{output}: {error.strerror}") from error
+        told(size, size)
+        return copied
 
     def metrics(self) -> Mapping[str, Any] | None:
         """Return the metrics on train, validation and test events, None before the training has ended."""
@@ -173,7 +178,7 @@ class Run:
         if state.state in ENDED or state.state == "prepared":
             raise WrongState(f"{self.name} is {state.state}: there is nothing to cancel")
         pool.use(self.settings)
-        if not queue.remove(self.name):
+        if not queue.remove(self.folder):
             raise WrongState(f"{self.name}: nothing of it is in the queue of this pool")
 
     def resume(self) -> str:
@@ -190,11 +195,11 @@ class Run:
             return "completed without HTCondor"
         pool.use(self.settings)
         if state.state == "held":
-            return f"released {queue.release(self.name)} held jobs"
+            return f"released {queue.release(self.folder)} held jobs"
         if state.state not in ENDED and state.state != "prepared":
             raise WrongState(f"{self.name} is {state.state}: there is nothing to resume")
-        _wait_until_gone(self.name)
-        return f"submitted as cluster {queue.submit(self.folder)}"
+        _wait_until_gone(self.folder)
+        return f"submitted as cluster {queue.submit(self.folder, self.settings.owner)}"
 
     def delete(self, keep_stored: bool = False) -> None:
         """Delete the run directory and what it alone used of specs and chunks.
@@ -222,37 +227,48 @@ class Run:
         run.delete(self.folder, self.settings.store)
 
 
-class _Patience:
-    """Bears with a pool that does not answer, for a minute."""
+def pick(folder: RunFolder, state: RunState, stage: str | None, task: int | None) -> tuple[str, int]:
+    """Choose whose log tells most: the task that failed, else the one that runs, else the last that is done.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._answered = time.monotonic()
+    Parameters
+    ----------
+    stage, task
+        What is chosen already.
 
-    def check(self, state: RunState) -> None:
-        """Raise `PoolLost` when the pool has been silent for too long."""
-        if not state.unreachable:
-            self._answered = time.monotonic()
-        elif time.monotonic() - self._answered > _PATIENCE:
-            raise PoolLost(
-                f"{state.unreachable}. The run is not touched: once the pool is back "
-                f"(`mlaas-condor pool up`), `mlaas-condor watch {self._name}` goes on"
-            )
+    Raises
+    ------
+    WrongState
+        There is no such stage, or no such task.
+    """
+    failed = [each for each in state.failures if stage in (None, each.stage)]
+    if stage is None:
+        begun = [each.stage for each in state.stages if each.word not in ("waiting", "reused", "idle")]
+        stage = failed[0].stage if failed else begun[-1] if begun else run.STAGES[0]
+    if stage not in run.STAGES:
+        raise WrongState(f"no stage {stage!r}: there is {', '.join(run.STAGES)}")
+    tasks = folder.task_units(stage)
+    if task is not None and task not in tasks:
+        raise WrongState(
+            f"{folder.name}: stage {stage} has no task {task}, they go from 0 to {len(tasks) - 1}"
+        )
+    if task is None:
+        task = next((each.task for each in failed if each.stage == stage), 0)
+    return stage, task
 
 
-def _wait_until_gone(name: str) -> None:
+def _wait_until_gone(folder: RunFolder) -> None:
     """Wait until nothing of a run is queued: a second DAGMan beside the first would spoil both."""
     deadline = time.monotonic() + _GRACE
-    while left := queue.query([name]):
+    while left := queue.query([folder]):
         if time.monotonic() > deadline:
             raise WrongState(
-                f"{name}: {len(left)} of its jobs are still in the queue, {left[0].state}; "
+                f"{folder.name}: {len(left)} of its jobs are still in the queue, {left[0].state}; "
                 f"try again once `condor_q` does not show them any more, or `condor_rm -forcex` them"
             )
         time.sleep(0.5)
 
 
-def _pool_problem(settings: Settings) -> str:
+def pool_problem(settings: Settings) -> str:
     """Turn to the pool, and return why it cannot be asked: what is on disk can be told without."""
     try:
         pool.use(settings)
@@ -261,22 +277,29 @@ def _pool_problem(settings: Settings) -> str:
     return ""
 
 
-def states(folders: Iterable[RunFolder], settings: Settings, with_training: bool = False) -> list[RunState]:
+def states(
+    folders: Iterable[RunFolder],
+    settings: Settings,
+    with_training: bool = False,
+    turn_to_pool: Callable[[], str] | None = None,
+) -> list[RunState]:
     """Return the states of runs; the schedd is asked once, and only if one of them is not over.
 
     Parameters
     ----------
     folders, settings
-        The runs; where the pool is.
+        The runs, of one owner or of several; where the pool is.
     with_training
         Whether to ask where each training is, which takes a call a run.
+    turn_to_pool
+        Called instead of `pool_problem`, by whoever knows already that the pool does not answer.
     """
     folders = list(folders)
-    remote = [folder for folder in folders if not folder.local_log.exists()]
-    found = status.of_runs(remote, lambda: _pool_problem(settings), with_training)
-    told = {state.name: state for state in found}
-    told |= {folder.name: local.state(folder) for folder in folders if folder.local_log.exists()}
-    return [_with_credentials(folder, told[folder.name]) for folder in folders]
+    told = {folder: local.state(folder) for folder in folders if folder.local_log.exists()}
+    remote = [folder for folder in folders if folder not in told]
+    found = status.of_runs(remote, turn_to_pool or (lambda: pool_problem(settings)), with_training)
+    told |= dict(zip(remote, found, strict=True))
+    return [_with_credentials(folder, told[folder]) for folder in folders]
 
 
 def _missing(state: RunState) -> dict[str, int]:

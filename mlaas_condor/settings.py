@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -17,11 +18,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mlaas_condor import owners
 from mlaas_condor.errors import Problem, RequestError
 
 ENVIRONMENT_PREFIX = "MLAAS_CONDOR_"
 POOLS = ("auto", "personal", "site")
 SITE_CONFIGS = (Path("/etc/condor/condor_config"), Path("/usr/local/etc/condor_config"))
+_GROUP = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)?")
+OF_PROFILES = ("server", "servers")
+"""Keys of the user's file that say which service is used; ``profiles.py`` reads them."""
 own_pools: set[str] = set()
 """Configurations of personal pools that this process was turned to, their files there or not."""
 
@@ -59,6 +64,13 @@ class Settings:
         How long a job of the specs and preprocess stages should take, in seconds.
     memory_mb
         Least memory any job asks for, in MiB.
+    accounting_group
+        Group of the pool's accounting that jobs count for; empty for none.
+
+    Notes
+    -----
+    Where a service keeps the runs of several people apart, ``owner`` says whose these are. No file, variable
+    or flag sets it, only the service: ``dataclasses.replace(settings, owner="jane")``.
     """
 
     home: Path
@@ -68,17 +80,32 @@ class Settings:
     python: str
     job_seconds: float
     memory_mb: int
+    accounting_group: str
     origins: Mapping[str, str]
+    owner: str = ""
+
+    @property
+    def own(self) -> Path:
+        """Folder of the owner's runs and store; ``home`` itself where there is one owner only."""
+        return self.home / "users" / owners.short_name(self.owner) if self.owner else self.home
 
     @property
     def runs(self) -> Path:
         """Folder with one run directory a run."""
-        return self.home / "runs"
+        return self.own / "runs"
 
     @property
     def store(self) -> Path:
         """Folder of specs and chunks, by the content they were made from."""
-        return self.home / "store"
+        return self.own / "store"
+
+    def make_own(self) -> Path:
+        """Make the owner's folder and return it; other accounts of the machine cannot look into it."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        if self.owner:
+            self.own.parent.mkdir(mode=0o700, exist_ok=True)
+            self.own.mkdir(mode=0o700, exist_ok=True)
+        return self.own
 
 
 def _defaults() -> dict[str, Any]:
@@ -90,6 +117,7 @@ def _defaults() -> dict[str, Any]:
         "python": sys.executable,
         "job_seconds": 600.0,
         "memory_mb": 512,
+        "accounting_group": "",
     }
 
 
@@ -124,7 +152,8 @@ def _site_profile(name: str) -> dict[str, Any]:
     return values
 
 
-def _read_user_file(path: Path) -> dict[str, Any]:
+def read_user_file(path: Path) -> dict[str, Any]:
+    """Return what is in the user's file; empty where there is none."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -155,7 +184,7 @@ def load(**flags: Any) -> Settings:
             for name in defaults
             if os.environ.get(ENVIRONMENT_PREFIX + name.upper())
         }),
-        (str(path), _read_user_file(path)),
+        (str(path), {name: each for name, each in read_user_file(path).items() if name not in OF_PROFILES}),
     ]  # fmt: skip
     given = {
         name: next((layer[name] for _, layer in layers if name in layer), "auto") for name in ("site", "pool")
@@ -191,9 +220,17 @@ def _convert(name: str, raw: Any) -> Any:
         return _number(raw, whole=kind == "int")
     if name == "pool" and raw not in POOLS:
         raise ValueError(f"{raw!r} is none of {', '.join(POOLS)}")
+    if name == "accounting_group":
+        return _group(raw)
     if not raw:
         raise ValueError(f"{raw!r} does not do")
     return str(raw)
+
+
+def _group(raw: Any) -> str:
+    if not isinstance(raw, str) or not _GROUP.fullmatch(raw):
+        raise ValueError(f"{raw!r} is no group: letters, digits, _ and -, and dots between groups and theirs")
+    return raw
 
 
 def _number(raw: Any, whole: bool) -> float | int:

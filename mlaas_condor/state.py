@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from mlaas_condor.run import STAGES, RunFolder
 
@@ -82,21 +82,26 @@ class Training:
     @classmethod
     def last_of(cls, log: str) -> Training | None:
         """Return the last one that a training's log has; None before its first pass is over."""
-        matches = _TRAINING.findall(log)
-        if not matches:
-            return None
-        epoch, epochs, percent, metric, value, loss, val_loss, rate, left = matches[-1]
-        return cls(
-            epoch=int(epoch),
-            epochs=int(epochs),
-            loss=float(loss),
-            val_loss=float(val_loss),
-            value=None if value == "-" else float(value),
-            rate=float(rate),
-            left=float(left),
-            metric=metric,
-            percent=int(percent) if percent else None,
-        )
+        found = cls.all_of(log)
+        return found[-1] if found else None
+
+    @classmethod
+    def all_of(cls, log: str) -> list[Training]:
+        """Return all that a training's log has, the first pass first."""
+        return [
+            cls(
+                epoch=int(epoch),
+                epochs=int(epochs),
+                loss=float(loss),
+                val_loss=float(val_loss),
+                value=None if value == "-" else float(value),
+                rate=float(rate),
+                left=float(left),
+                metric=metric,
+                percent=int(percent) if percent else None,
+            )
+            for epoch, epochs, percent, metric, value, loss, val_loss, rate, left in _TRAINING.findall(log)
+        ]
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ class StageState:
 
     Parameters
     ----------
+    stage
+        specs, merge, preprocess, train or report.
     tasks
         How many there are, as far as known.
     done, running, idle, held, failed
@@ -194,6 +201,33 @@ class RunState:
         """Return it as plain dicts and lists, for JSON."""
         stages = [{**dataclasses.asdict(stage), "state": stage.word} for stage in self.stages]
         return {**dataclasses.asdict(self), "stages": stages, "elapsed": self.elapsed}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read back what `to_dict` gave; what only a later version knows is left out.
+
+        Raises
+        ------
+        KeyError, TypeError
+            It is no state of a run.
+        """
+        training = content.get("training")
+        own = _known(cls, content)
+        return cls(
+            **{
+                **own,
+                "stages": tuple(StageState(**_known(StageState, each)) for each in content["stages"]),
+                "training": Training(**_known(Training, training)) if training else None,
+                "failures": tuple(Failure(**_known(Failure, each)) for each in content.get("failures", ())),
+                "waiting": tuple(own.get("waiting", ())),
+                "notes": tuple(own.get("notes", ())),
+            }
+        )
+
+
+def _known(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in dataclasses.fields(kind)}
+    return {name: value for name, value in content.items() if name in names}
 
 
 def stages_by_output(folder: RunFolder, done: Mapping[str, set[int]]) -> dict[str, StageState]:

@@ -64,7 +64,7 @@ class Surveyed:
         return found
 
 
-def look(request: Request, inputs: Sequence[Input], function: str) -> Surveyed:
+def look(request: Request, inputs: Sequence[Input], function: str, run_code: bool = True) -> Surveyed:
     """Look into every file, side by side; problems come in the order of the files.
 
     Parameters
@@ -75,11 +75,13 @@ def look(request: Request, inputs: Sequence[Input], function: str) -> Surveyed:
         The files.
     function
         The user's file with ``preprocessing(rec)``; empty for none.
+    run_code
+        Whether it may be run, on the first records of each file.
     """
 
     def one(each: Input) -> Survey | Exception:
         try:
-            return survey(each.path, each.tree, function)
+            return survey(each.path, each.tree, function, run_code)
         except (InputUnreadable, ModelFault, CredentialFault) as error:
             return error
 

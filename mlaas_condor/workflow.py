@@ -26,20 +26,12 @@ from mlaas_condor.runs import Run
 from mlaas_condor.settings import Settings
 
 
-def load_request(request: Request | str | Path | Mapping[str, Any]) -> Request:
-    """Return a request: as it is, read from a job file, or made of a job file's content."""
-    if isinstance(request, Request):
-        return request
-    if isinstance(request, Mapping):
-        return Request.of(request)
-    return Request.read(request)
-
-
 def plan(
     request: Request | str | Path | Mapping[str, Any],
     settings: Settings | None = None,
     proxy: str = "",
     lifetime_ok: bool = False,
+    run_code: bool = True,
 ) -> Prepared:
     """Check a request and plan it; queues nothing, writes nothing.
 
@@ -51,18 +43,21 @@ def plan(
         Proxy to read remote files with; empty for that of the request or of the environment.
     lifetime_ok
         Whether it may end before the run is expected to.
+    run_code
+        Whether the user's ``preprocessing(rec)`` may be run here, to see what it leaves; the model file never
+        is.
 
     Raises
     ------
     RequestError
         With every problem found.
     """
-    read = load_request(request)
+    read = Request.load(request)
     if proxy:
         job = read.job.model_copy(update={"x509_proxy": str(Path(proxy).expanduser().absolute())})
         read = replace(read, job=job, proxy_named_by="--proxy")
     with access.kept():
-        return prepare(read, settings or settings_module.load(), lifetime_ok)
+        return prepare(read, settings or settings_module.load(), lifetime_ok, run_code)
 
 
 def submit_files(
@@ -80,11 +75,20 @@ def submit_files(
         settings.python,
         settings.store,
         credentials,
+        settings.owner,
+        settings.accounting_group,
     )
 
 
-def create(prepared: Prepared, settings: Settings) -> RunFolder:
+def create(prepared: Prepared, settings: Settings, belongs: str = "") -> RunFolder:
     """Write the run directory of a prepared request under the next free name.
+
+    Parameters
+    ----------
+    prepared, settings
+        What is to be run, and where runs are kept.
+    belongs
+        Content of its `RunFolder.belongs`, which is there as soon as the run is; empty for none.
 
     Raises
     ------
@@ -92,6 +96,7 @@ def create(prepared: Prepared, settings: Settings) -> RunFolder:
         The directory cannot be written, for lack of space or of permission; nothing is left behind.
     """
     try:
+        settings.make_own()
         name = run.reserve(settings.runs, prepared.request.job.name)
         folder = run.staging(settings.runs, name)
     except OSError as error:
@@ -100,6 +105,8 @@ def create(prepared: Prepared, settings: Settings) -> RunFolder:
         ) from error
     try:
         _fill(RunFolder(folder), name, prepared, settings)
+        if belongs:
+            RunFolder(folder).belongs.write_text(belongs, "utf-8")
         return run.publish(folder, settings.runs, name)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -191,16 +198,25 @@ def submit(
 def submit_prepared(prepared: Prepared, settings: Settings) -> Run:
     """Submit what `plan` returned."""
     pool.use(settings)
-    folder = create(prepared, settings)
+    created = create(prepared, settings)
+    submit_created(created, settings)
+    return Run(created, settings)
+
+
+def submit_created(created: RunFolder, settings: Settings) -> int:
+    """Submit what `create` returned, which is deleted if that fails; return the number of its DAGMan job.
+
+    The pool must be in use.
+    """
     try:
-        queue.submit(folder)
+        return queue.submit(created, settings.owner)
     except BaseException:
         # An interrupt can come right after the schedd took it: then it must not run without its files.
         with contextlib.suppress(MlaasError):
-            queue.remove(folder.name)
-        shutil.rmtree(folder.path, ignore_errors=True)
+            queue.remove(created)
+        with contextlib.suppress(MlaasError):
+            run.delete(created, settings.store)
         raise
-    return Run(folder, settings)
 
 
 def open_run(name: str, settings: Settings | None = None) -> Run:

@@ -68,9 +68,21 @@ link() {
         rm -rf "$to/.$$"' sh "$2" || :
 }
 
+# A name with a quote or a line break in it would be read as several, of files anywhere. Our stages write none:
+# it is the work of the user's code, which runs in jobs and has no business here.
+for folder in "$stage" ${previous:+"$previous"}; do
+    [ ! -d "$folder" ] || find "$folder" -depth -name '*["[:cntrl:]]*' -exec rm -rf {} +
+done
+
 # The trainings are over: what a killed one brought back of its checkpoints is not needed any more, nor is a
 # token that came from no file.
 [ "$stage" != report ] || rm -f checkpoint.*/*.model checkpoint.*/*.json bearer.token
+
+# What a training brings back replaces these, which HTCondor can only where they are of the account that it
+# does it as: not of a service's, where that submits in the user's own name.
+[ "$stage" != train ] || for file in checkpoint.*/README; do
+    [ ! -f "$file" ] || { cp "$file" "$work/README" && mv -f "$work/README" "$file"; }
+done
 
 if [ -n "$previous" ] && [ "$previous_store" != - ]; then
     complete "$previous" > "$work/here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Loaded after TensorFlow it ends the process: whichever test needs one of them first, this comes before.
+with contextlib.suppress(ImportError):
+    import XRootD.client  # noqa: F401
 
 # onnxruntime reports on its users by default, also where a test imports it by itself.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import time
+import uuid
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,31 @@ def personal_pool(**options):
     pool.down(turn_to(settings_of(home)), force=True)
     shutil.rmtree(home)
     give_back()
+
+
+@contextmanager
+def configured(settings, *lines):
+    """Give the pool of some settings lines of one's own; take them back in the end."""
+    import htcondor2
+
+    file = pool.folder(settings) / "local.config"
+    number = uuid.uuid4().hex
+
+    def reconfigure(text, wanted):
+        file.write_text(text)
+        ask = ["condor_config_val", "-schedd", "THIS_TEST"]
+        deadline = time.monotonic() + 60
+        subprocess.run(["condor_reconfig"], check=True, capture_output=True)
+        while wanted not in subprocess.run(ask, capture_output=True, text=True, check=False).stdout:
+            assert time.monotonic() < deadline, "the pool does not take its new configuration"
+            time.sleep(0.1)
+        htcondor2.reload_config()
+
+    reconfigure("\n".join((*lines, f"THIS_TEST = {number}\n")), number)
+    try:
+        yield
+    finally:
+        reconfigure("THIS_TEST = none\n", "none")
 
 
 def submit(folder, settings):

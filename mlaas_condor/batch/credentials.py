@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mlaas_condor.batch.queue import pool_errors
+from mlaas_condor.batch.queue import constraint, pool_errors
 from mlaas_condor.batch.reasons import OURS
 from mlaas_condor.errors import PoolLost
+from mlaas_condor.run import RunFolder
 
 _ENDS = "x509UserProxyExpiration"
 _ATTRIBUTES = [
@@ -26,15 +27,15 @@ _CORRUPTED_CREDENTIAL = 4  # HTCondor's own
 _DELIVERY_SECONDS = 600
 
 
-def refreshed(run: str, proxy: Path, ends: float, again: bool = False) -> int:
+def refreshed(folder: RunFolder, proxy: Path, ends: float, again: bool = False) -> int:
     """Tell the queue when the new proxy of a run ends, and release the jobs held for the old one.
 
     A job that this very proxy did not help is not released, or it would start and fail for ever.
 
     Parameters
     ----------
-    run
-        Name of the run.
+    folder
+        The run.
     proxy
         The file that was replaced; jobs that are submitted with another one are left alone.
     ends
@@ -56,13 +57,13 @@ def refreshed(run: str, proxy: Path, ends: float, again: bool = False) -> int:
 
     with pool_errors(PoolLost):
         schedd = htcondor2.Schedd()
-        ads = schedd.query(constraint=f'MLaaSRun == "{run}"', projection=_ATTRIBUTES)
+        ads = schedd.query(constraint=constraint(folder), projection=_ATTRIBUTES)
         replaced, file = proxy.stat().st_mtime, proxy.resolve()
         mine = [ad for ad in ads if _uses(ad, file)]
         # Whole seconds, as the queue keeps them.
         stale = {_number(ad) for ad in mine if ad.get(_ENDS) != int(ends)}
         if stale:
-            _tell(schedd, run, mine, int(ends))
+            _tell(schedd, folder, mine, int(ends))
         held = [
             number
             for ad in mine
@@ -75,7 +76,7 @@ def refreshed(run: str, proxy: Path, ends: float, again: bool = False) -> int:
     return int(reply["TotalSuccess"])
 
 
-def _tell(schedd: Any, run: str, mine: Iterable[Any], ends: int) -> None:
+def _tell(schedd: Any, folder: RunFolder, mine: Iterable[Any], ends: int) -> None:
     """Write the end of the new proxy into the ads of the jobs that are still there."""
     import classad2
     import htcondor2
@@ -83,10 +84,10 @@ def _tell(schedd: Any, run: str, mine: Iterable[Any], ends: int) -> None:
     # Not by their numbers: one job that has left the queue would make it fail for all of them.
     named = {(str(ad["x509userproxy"]), str(ad.get("Iwd", "/"))) for ad in mine}
     files = " || ".join(
-        f"(x509userproxy == {classad2.quote(path)} && Iwd == {classad2.quote(folder)})"
-        for path, folder in sorted(named)
+        f"(x509userproxy == {classad2.quote(path)} && Iwd == {classad2.quote(iwd)})"
+        for path, iwd in sorted(named)
     )
-    those = f'MLaaSRun == "{run}" && {_ENDS} =!= {ends} && ({files})'
+    those = f"{constraint(folder)} && {_ENDS} =!= {ends} && ({files})"
     try:
         schedd.edit(those, _ENDS, str(ends))
     except htcondor2.HTCondorException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from mlaas_condor import chunkstore, planning, templates
+from mlaas_condor import chunkstore, owners, planning, templates
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.errors import Problem, RequestError
 from mlaas_condor.grid import tokens, xrootd
@@ -40,6 +40,8 @@ def render(
     python: str,
     store: Path,
     credentials: Credentials,
+    owner: str = "",
+    accounting_group: str = "",
 ) -> dict[str, str]:
     """Return the text of every file that HTCondor gets, by file name.
 
@@ -57,6 +59,10 @@ def render(
         Folder of specs and chunks, by content.
     credentials
         What jobs read remote files with.
+    owner
+        Whose run it is, where a service submits for several people; the pool shares fairly among them.
+    accounting_group
+        Group of the pool's accounting that the jobs count for; empty for none.
     """
     folders = store_folders(store, dataset, plan, job.chunk_store)
     stores = {f"{stage}_store": _without_spaces(folder) for stage, folder in folders.items()}
@@ -71,7 +77,7 @@ def render(
     common: dict[str, object] = {
         "name": name,
         "python": python,
-        "site": "",
+        "owner": owner_lines(owner, accounting_group),
         "models": ", ".join(f"files/{each}" for each in models),
         "chunk_store": f" {stored}" if stored else "",
         **_files_of(dataset),
@@ -80,6 +86,16 @@ def render(
         values = common | _asked(stage, job, plan) | _shown(stage, job, credentials)
         files[f"{stage}.sub"] = templates.render(f"{stage}.sub", **values)
     return files
+
+
+def owner_lines(owner: str, accounting_group: str) -> str:
+    """Return the lines that say whose a job is, and for whom the pool counts it."""
+    lines = [f"My.MLaaSOwner         = {owners.in_ads(owner)}"]
+    if accounting_group:
+        lines.append(f"accounting_group      = {accounting_group}")
+    if owner:
+        lines.append(f"accounting_group_user = {owners.short_name(owner)}")
+    return "\n".join(lines)
 
 
 def _files_of(dataset: Dataset) -> dict[str, object]:

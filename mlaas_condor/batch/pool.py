@@ -5,18 +5,20 @@ Its state is read from there and from the process table, whoever started it and 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlaas_condor.batch import personal
+from mlaas_condor.batch import identity, personal
 from mlaas_condor.batch.install import locked
-from mlaas_condor.errors import InstallError, PoolUnreachable, WrongState
+from mlaas_condor.errors import CredentialFault, InstallError, PoolUnreachable, WrongState
 from mlaas_condor.settings import Settings, own_pools, site_pool_config
 
 Say = Callable[[str], None]
@@ -24,6 +26,7 @@ Say = Callable[[str], None]
 ANSWER_SECONDS = {"personal": 5.0, "site": 20.0}
 # A small machine, too, should run a few short jobs side by side.
 LEAST_CPUS = 4
+_answered: dict[str, float] = {}  # when the schedd of a configuration last did, by the monotonic clock
 _WAITING = "Another process is starting or stopping the personal pool; waiting for it."
 _SLOT_ATTRIBUTES = ["SlotType", "State", "Cpus", "GPUs", "TotalSlotCpus", "TotalSlotGPUs", "TotalSlotMemory"]
 
@@ -82,18 +85,32 @@ def find(settings: Settings) -> Pool:
     return Pool("personal", str(folder(settings) / "condor_config"))
 
 
-def use(settings: Settings) -> Pool:
+def use(settings: Settings, trust_seconds: float = 0.0) -> Pool:
     """Make HTCondor's bindings and commands use the pool of the settings, and check that it answers.
+
+    Parameters
+    ----------
+    trust_seconds
+        Do not ask again where it answered this process so short a time ago.
 
     Raises
     ------
     PoolUnreachable
         Where no schedd answers within seconds.
+    CredentialFault
+        It answers, but not to the user whose token this process has.
     """
     pool = find(settings)
+    in_use = os.environ.get("CONDOR_CONFIG") == pool.config and "htcondor2" in sys.modules
+    if in_use and time.monotonic() - _answered.get(pool.config, -math.inf) < trust_seconds:
+        return pool
     problem = _connect(pool)
     if not problem:
+        _answered[pool.config] = time.monotonic()
         return pool
+    _answered.pop(pool.config, None)
+    if said := identity.not_accepted(problem):
+        raise CredentialFault(said)
     advice = "Start it: `mlaas-condor pool up`"
     if pool.kind == "site":
         advice = "Ask the site, or use a pool on this machine: `mlaas-condor pool up --personal`"

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mlaas_condor import owners
+from mlaas_condor.batch import identity
 from mlaas_condor.errors import CannotWrite, PoolLost, PoolUnreachable, SubmitRefused
 from mlaas_condor.run import RunFolder
 
 STATES = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "running", 7: "suspended"}
 _ATTRIBUTES = [
-    "ClusterId", "ProcId", "JobStatus", "MLaaSRun", "MLaaSStage", "MLaaSTask", "RequestCpus",
+    "ClusterId", "ProcId", "JobStatus", "Iwd", "MLaaSDirectory", "MLaaSStage", "MLaaSTask", "RequestCpus",
     "RequestMemory", "RequestDisk", "RequestGPUs", "RequireGPUs", "GPUsMinMemory", "GPUsMinCapability",
 ]  # fmt: skip
+# What DAGMan and the PRE scripts, which are plain shell, have a use for. Its ad keeps the values, and anybody
+# may read it.
+_HANDED_ON = {"CONDOR_CONFIG", "PATH", "TZ", "HOME", "USER", "LANG", "LC_ALL"}
+_OF_CONDOR = re.compile(r"_CONDOR_[A-Za-z0-9_.]+")
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,9 @@ class QueuedJob:
     ----------
     cluster, proc, state
         Its number; idle, running, held, ….
-    run, stage, task
+    directory
+        Run directory that it works for, as `directory` has it.
+    stage, task
         What it works on; the stage of the DAGMan job itself is ``dagman``.
     cpus, memory, disk, gpus
         What it asks for: cores, MiB, KiB, GPUs.
@@ -37,7 +46,7 @@ class QueuedJob:
     cluster: int
     proc: int
     state: str
-    run: str
+    directory: str
     stage: str
     task: int
     cpus: int = 1
@@ -77,10 +86,30 @@ def here() -> str:
     return config if own else f"{htcondor2.param.get('FULL_HOSTNAME', 'this machine')} {config}"
 
 
-def submit(folder: RunFolder) -> int:
+def directory(folder: RunFolder) -> str:
+    """Return what tells the jobs of a run from all others: several users may have a run of one name."""
+    return os.path.realpath(folder.path)
+
+
+def constraint(folder: RunFolder) -> str:
+    """Return the expression that holds for the jobs of a run, and for no others."""
+    import classad2
+
+    # `=?=`, because `==` takes a and A for the same.
+    return f"MLaaSDirectory =?= {classad2.quote(directory(folder))}"
+
+
+def submit(folder: RunFolder, owner: str = "") -> int:
     """Submit the DAG of a run directory and return DAGMan's cluster number.
 
     A DAG that ran before starts over; stages whose output is there are skipped by their PRE scripts.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    owner
+        Whose run it is, where a service submits for several people.
 
     Raises
     ------
@@ -99,12 +128,13 @@ def submit(folder: RunFolder) -> int:
         # is absolute, because the working directory belongs to all threads of a process.
         options = {"Force": True, "BatchName": folder.name}
         description = htcondor2.Submit.from_dag(str(folder.dag), options)
-        # DAGMan has no use for a token, and its ad, which keeps the values, may be read by anybody.
-        handed_on = (name.strip() for name in description["getenv"].split(","))
-        description["getenv"] = ",".join(name for name in handed_on if not name.startswith("BEARER_TOKEN"))
-        description["initialdir"] = str(folder.path)
+        description["getenv"] = ",".join(_handed_on())
+        # Jobs of the nodes have it from DAGMan's own, which is the real one.
+        description["initialdir"] = directory(folder).replace("$", "$(DOLLAR)")
         description["My.MLaaSRun"] = f'"{folder.name}"'
         description["My.MLaaSStage"] = '"dagman"'
+        description["My.MLaaSDirectory"] = "Iwd"
+        description["My.MLaaSOwner"] = owners.in_ads(owner)
         return int(schedd.submit(description).cluster())
     except (htcondor2.HTCondorException, RuntimeError) as error:
         raise SubmitRefused(f"HTCondor did not take {folder.name}: {_last_line(error)}") from error
@@ -112,20 +142,31 @@ def submit(folder: RunFolder) -> int:
         raise CannotWrite(f"{folder.path}: {error.strerror}: {folder.name} was not submitted") from error
 
 
-def query(runs: list[str]) -> list[QueuedJob]:
-    """Return the queued jobs of the named runs, in one query.
+def _handed_on() -> Iterator[str]:
+    """Yield the variables that DAGMan gets: what it needs, and how HTCondor is set up, but not who we are."""
+    yield from sorted(_HANDED_ON & os.environ.keys())
+    for name in sorted(filter(_OF_CONDOR.fullmatch, os.environ)):
+        if not identity.says_who(name):
+            yield name
+
+
+def query(folders: Iterable[RunFolder]) -> list[QueuedJob]:
+    """Return the queued jobs of some runs, in one query.
 
     Raises
     ------
     PoolLost
         The schedd does not answer.
     """
+    import classad2
     import htcondor2
 
-    constraint = " || ".join(f'MLaaSRun == "{name}"' for name in runs) or "false"
+    wanted = {directory(folder) for folder in folders}
+    # One look at a list is cheaper for the schedd than many comparisons, but takes a and A for the same.
+    those = f"member(MLaaSDirectory, {{{', '.join(map(classad2.quote, wanted))}}})"
     with pool_errors(PoolLost):
-        ads = htcondor2.Schedd().query(constraint=constraint, projection=_ATTRIBUTES)
-    return [_queued_job(ad) for ad in ads]
+        ads = htcondor2.Schedd().query(constraint=those, projection=_ATTRIBUTES)
+    return [job for job in map(_queued_job, ads) if job.directory in wanted]
 
 
 def _queued_job(ad: Any) -> QueuedJob:
@@ -137,7 +178,7 @@ def _queued_job(ad: Any) -> QueuedJob:
         cluster=number("ClusterId"),
         proc=number("ProcId"),
         state=STATES.get(number("JobStatus"), "unknown"),
-        run=str(ad.get("MLaaSRun")),
+        directory=str(ad.eval("MLaaSDirectory")),
         stage=str(ad.get("MLaaSStage")),
         task=number("MLaaSTask"),
         cpus=number("RequestCpus", 1),
@@ -149,14 +190,14 @@ def _queued_job(ad: Any) -> QueuedJob:
     )
 
 
-def remove(run: str) -> int:
+def remove(folder: RunFolder) -> int:
     """Remove DAGMan and all jobs of a run, also those that a dead DAGMan left; return how many."""
-    return _act("Remove", f'MLaaSRun == "{run}"')
+    return _act("Remove", constraint(folder))
 
 
-def release(run: str) -> int:
+def release(folder: RunFolder) -> int:
     """Release the held jobs of a run, and return how many."""
-    return _act("Release", f'MLaaSRun == "{run}" && JobStatus == 5')
+    return _act("Release", f"{constraint(folder)} && JobStatus == 5")
 
 
 def _act(action: str, constraint: str) -> int:

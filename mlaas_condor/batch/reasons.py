@@ -49,7 +49,7 @@ _HOLDS = {
 }
 _NOT_STARTED, _NO_OUTPUT = 6, 12
 # A stage makes this folder first thing: where it is missing, our package could not even be imported.
-_NEVER_BEGUN = re.compile(r"/output/: \(errno 2\)")
+_NEVER_BEGUN = re.compile(r"/output/\w*: \(errno 2\)")
 _TAIL_BYTES = 8192
 OURS = (3, errors.CredentialFault.exit_code)
 """Codes of the hold that our submit files ask for: a job that found its proxy or token not to do."""

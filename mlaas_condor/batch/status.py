@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from mlaas_condor.batch import events, logs, queue, reasons, waiting
+from mlaas_condor.batch import events, logs, queue, reasons, unchanged, waiting
 from mlaas_condor.errors import PoolUnreachable
 from mlaas_condor.grid.credentials import Credentials
 from mlaas_condor.run import RunFolder
@@ -23,6 +23,7 @@ from mlaas_condor.state import (
 
 _ALIVE: tuple[State, ...] = ("idle", "running", "held")
 _FAILED_NODE = re.compile(r"Node Name: (?P<stage>\w+).*?\n\S+ \S+ +Error: (?P<error>[^\n]*)", re.DOTALL)
+_LAST_BYTES = 2**16  # of a training's log, where it says how far it is
 _NO_PROXY = "PRE Script failed with status 9"
 _NEW_PROXY = "put a new one in its place (mlaas-condor proxy init --out FILE)"
 _SUBMIT_ERROR = re.compile(r"submit error: (?P<text>.*?)(?=\n\d\d/\d\d/)", re.DOTALL)
@@ -43,7 +44,7 @@ def of_runs(
         Whether to ask, run by run, where a training is.
     """
     told = {folder: _from_files(folder) for folder in folders}
-    alive = [state.name for state in told.values() if state.state in _ALIVE]
+    alive = [folder for folder, state in told.items() if state.state in _ALIVE]
     queued: list[queue.QueuedJob] = []
     pool_problem = turn_to_pool() if alive else ""
     if alive and not pool_problem:
@@ -51,11 +52,14 @@ def of_runs(
             queued = queue.query(alive)
         except PoolUnreachable as error:
             pool_problem = str(error)
-    jobs = {name: [job for job in queued if job.run == name] for name in alive}
+    by_directory: dict[str, list[queue.QueuedJob]] = {}
+    for job in queued:
+        by_directory.setdefault(job.directory, []).append(job)
+    jobs = {folder: by_directory.get(queue.directory(folder), []) for folder in alive}
     return [
-        state if state.name not in jobs
+        state if folder not in jobs
         else replace(state, unreachable=pool_problem) if pool_problem
-        else _with_queue(state, jobs[state.name], with_training) if jobs[state.name]
+        else _with_queue(state, jobs[folder], with_training) if jobs[folder]
         else _without_jobs(folder)
         for folder, state in told.items()
     ]  # fmt: skip
@@ -89,8 +93,12 @@ def _idle_no_more(stage: StageState) -> StageState:
 
 def _from_files(folder: RunFolder) -> RunState:
     """Tell the state from the run directory alone."""
+    return unchanged.state(folder, _told_by_files)
+
+
+def _told_by_files(folder: RunFolder) -> RunState:
     dagman = events.read(folder.dagman_log)
-    done = folder.done()
+    done = unchanged.done(folder)
     stages = stages_by_output(folder, done)
     jobs = events.read(folder.events_log)
     since = dagman[-1].submitted if dagman else 0.0
@@ -234,7 +242,9 @@ def _with_queue(state: RunState, jobs: list[queue.QueuedJob], with_training: boo
     if state.state == "held" and not any(job.state == "held" for job in jobs):
         state = _released(state)
     trains = [job for job in jobs if job.stage == "train" and job.state == "running"]
-    training = Training.last_of(logs.tail(trains[0]) or "") if trains and with_training else None
+    training = (
+        Training.last_of(logs.tail(trains[0], most=_LAST_BYTES) or "") if trains and with_training else None
+    )
     idle = [job for job in jobs if job.state == "idle" and job.stage != "dagman"]
     try:
         waits = tuple(waiting.reasons_of(idle, queue.machines())) if idle else ()

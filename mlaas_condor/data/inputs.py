@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from mlaas_condor.data import rootfile, tables
 from mlaas_condor.data.dataset import Dataset
 from mlaas_condor.data.events import Column, Jagged
-from mlaas_condor.data.source import JAGGED, Branch, Index, Source
-from mlaas_condor.errors import InputChanged
+from mlaas_condor.data.source import FLAT, JAGGED, Branch, Index, Source
+from mlaas_condor.errors import InputChanged, ModelFault
+
+if TYPE_CHECKING:
+    from mlaas_condor.data.foreseen import Foreseen
 
 _TEXT, _RECORD = 4, 20  # bytes that text takes as columns in the making, and as Python's objects
 
@@ -76,7 +79,7 @@ def open_source(
     return source
 
 
-def survey(path: str, tree: str = "", function: str = "") -> Survey:
+def survey(path: str, tree: str = "", function: str = "", run_code: bool = True) -> Survey:
     """Look into a file without reading its events; raises as `open_source` does.
 
     Parameters
@@ -85,11 +88,14 @@ def survey(path: str, tree: str = "", function: str = "") -> Survey:
         The file, and the path of the tree in it.
     function
         The user's file with ``preprocessing(rec)``, for formats that are made of records.
+    run_code
+        Whether the function may be run on the first records. Otherwise what it leaves is foreseen.
     """
-    source = open_source(path, tree)
+    opened = open_source(path, tree)
+    source: Source | Foreseen = opened
     try:
         if function and tables.format_of(path):
-            source = _recordwise(source, function)
+            source = _recordwise(opened, function) if run_code else _foreseen(opened, function)
         return Survey(
             path=path,
             tree="" if tables.format_of(path) else tree,
@@ -107,7 +113,7 @@ def survey(path: str, tree: str = "", function: str = "") -> Survey:
         source.close()
 
 
-def _work(source: Source, by_record: bool) -> float:
+def _work(source: Source | Foreseen, by_record: bool) -> float:
     """Return about how many bytes reading an entry takes: its text, or the objects that are made of it."""
     form = tables.format_of(source.path)
     if not form or not source.entries:
@@ -123,6 +129,17 @@ def _recordwise(source: Source, function: str) -> Source:
 
     try:
         return recordwise.Recordwise(cast(Table, source), Path(function))
+    except BaseException:
+        source.close()
+        raise
+
+
+def _foreseen(source: Source, function: str) -> Foreseen:
+    from mlaas_condor.data.foreseen import Foreseen
+    from mlaas_condor.data.tables.table import Table
+
+    try:
+        return Foreseen(cast(Table, source), Path(function))
     except BaseException:
         source.close()
         raise
@@ -144,6 +161,8 @@ class Reader:
     ------
     InputUnreadable, InputChanged
         As `open_source`.
+    ModelFault
+        The user's function leaves other branches than were planned with.
     """
 
     def __init__(self, dataset: Dataset, position: int, threads: int = 1) -> None:
@@ -151,6 +170,7 @@ class Reader:
         self.source: Source = open_source(file.locate(), file.tree, file.uuid, file.index, threads)
         if dataset.function:
             self.source = _recordwise(self.source, dataset.function.name)
+            _check_kinds(self.source, dataset)
         self._fill = dataset.fill_missing
 
     def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, Column]:
@@ -181,3 +201,17 @@ class Reader:
     def close(self) -> None:
         """Close the file."""
         self.source.close()
+
+
+def _check_kinds(source: Source, dataset: Dataset) -> None:
+    """Make sure that the user's function leaves what was foreseen, where it was not run to plan."""
+    for kind, names in ((FLAT, dataset.flat), (JAGGED, dataset.jagged)):
+        for name in names:
+            found = source.branches[name].kind if name in source.branches else kind
+            if found != kind:
+                source.close()
+                file = dataset.function.name if dataset.function else ""
+                raise ModelFault(
+                    f"{file}: it leaves {name!r} {found}, and was planned with as {kind}: say in the file "
+                    f'which branches it leaves, all of them: BRANCHES = {{"{name}": "{found}", …}}'
+                )

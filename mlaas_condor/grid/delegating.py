@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
-import os
-import socket
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +12,17 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from mlaas_condor.errors import CredentialFault, Problem
 
+from . import addresses
+from .addresses import SERVICE
 from .renewal import WrongSetting
 from .times import moment
 
 PATH = "/api/v1/delegation"
-SERVICE = "mlaas-condor"
-"""What a service of ours calls itself, so that nothing is signed for any other."""
-
 ANSWER_SECONDS = 30.0
 _MOST_BYTES = 2**20
 
@@ -114,19 +109,15 @@ class _Service:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
-        local = _check_url(self.url)
-        if token and not (token.isascii() and token.isprintable() and " " not in token):
+        local = addresses.check(self.url)
+        if token and not addresses.is_token(token):
             raise CredentialFault("the token holds what no token has: spaces, line ends, or more than ASCII")
         self._headers = {"Accept": "application/json", "User-Agent": SERVICE}
         self._token = token
         # What is on this machine is not reached through a proxy of the network.
         proxies = [ProxyHandler({})] if local else []
-        context = ssl.create_default_context()
-        # Services of the grid have certificates of authorities that an ordinary system does not know.
-        grid = os.environ.get("X509_CERT_DIR", "/etc/grid-security/certificates")
-        if Path(grid).is_dir():
-            context.load_verify_locations(capath=grid)
-        self._opener = build_opener(_NoRedirect, HTTPHandler, HTTPSHandler(context=context), *proxies)
+        https = HTTPSHandler(context=addresses.encryption())
+        self._opener = build_opener(_NoRedirect, HTTPHandler, https, *proxies)
 
     def introduce(self) -> None:
         """Make sure that it is a service of ours, before it gets a certificate.
@@ -199,54 +190,11 @@ def _not_ours(url: str) -> CredentialFault:
     return CredentialFault(f"{url} is no service of {SERVICE}: nothing was signed; is the address right?")
 
 
-def _check_url(url: str) -> bool:
-    """Refuse an address that is none, or not safe; tell whether it is on this machine."""
-    where = "--server"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise WrongSetting([Problem(where, f"{url!r} is no address: {error}")]) from None
-    if parts.username or parts.password:
-        raise WrongSetting([Problem(where, "the address holds a user or password", "give a token instead")])
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise WrongSetting([Problem(where, f"{url!r} is no address", "such as https://mlaas.example.org")])
-    local = _is_loopback(host)
-    if parts.scheme != "https" and not local:
-        what = f"{url} is not https: others on the way could take the token, and the service's place"
-        raise WrongSetting([Problem(where, what, f"https://{parts.netloc}")])
-    return local
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 @contextmanager
 def _network_errors(url: str) -> Iterator[None]:
     try:
         yield
     except URLError as error:
-        raise CredentialFault(f"{url} {_why(error.reason)}") from error
+        raise CredentialFault(f"{url} {addresses.why(error.reason, ANSWER_SECONDS)}") from error
     except (OSError, HTTPException) as error:
-        raise CredentialFault(f"{url} {_why(error)}") from error
-
-
-def _why(reason: object) -> str:
-    if isinstance(reason, socket.gaierror):
-        return "is not known: is the name right?"
-    if isinstance(reason, ConnectionRefusedError):
-        return "refuses the connection: does the service run there?"
-    if isinstance(reason, TimeoutError):
-        return f"does not answer within {ANSWER_SECONDS:g} s"
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return (
-            f"has a certificate that is not trusted here ({reason.verify_message}); X509_CERT_DIR or "
-            "SSL_CERT_FILE names other authorities"
-        )
-    if isinstance(reason, ssl.SSLError):
-        return f"speaks no https: {reason.reason or reason}"
-    return f"cannot be reached: {reason}"
+        raise CredentialFault(f"{url} {addresses.why(error, ANSWER_SECONDS)}") from error

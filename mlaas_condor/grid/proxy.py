@@ -22,6 +22,12 @@ VARIABLE = "X509_USER_PROXY"
 ALL_THE_SAME = "--proxy-lifetime-ok"
 """Option of `submit` for a run that is expected to outlive its proxy."""
 
+ONLY_NAMED = "MLAAS_CONDOR_ONLY_NAMED_CREDENTIALS"
+"""Variable that, set to 1, says that a proxy or token in one of the usual places is somebody else's.
+
+So it is in a service, which reads for its users and has a home of its own.
+"""
+
 _DEFAULT = "/tmp/x509up_u{}"  # where every grid tool looks
 _USUAL_HOURS = 12
 
@@ -111,7 +117,8 @@ def find(named: str = "", origin: str = "--proxy") -> Path | None:
     """
     variable = os.environ.get(VARIABLE, "")
     if not named and not variable:
-        return default() if default().exists() else None
+        ours = default()
+        return ours if os.environ.get(ONLY_NAMED) != "1" and ours.exists() else None
     path = Path(named or variable).expanduser().absolute()
     if not path.exists():
         place, change = origin, f", or change {origin}"

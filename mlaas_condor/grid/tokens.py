@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlaas_condor.errors import CredentialFault, Problem
 
-from .proxy import ALL_THE_SAME
+from .proxy import ALL_THE_SAME, ONLY_NAMED
 from .times import in_words, moment
 
 _LAST = "/tmp/bt_u{}"  # the last of the places where a token may be
@@ -102,6 +102,8 @@ def find() -> Token | None:
     named = os.environ.get("BEARER_TOKEN_FILE", "")
     if named:
         return _in_file(Path(named), named=True)
+    if os.environ.get(ONLY_NAMED) == "1":
+        return None
     name = Path(_LAST.format(os.geteuid()))
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     for path in ([Path(runtime, name.name)] if runtime else []) + [name]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +48,13 @@ AUTHORITIES = "X509_CERT_DIR"
 _CERTIFICATES = "/etc/grid-security/certificates"
 
 
+check_place: Callable[[str, str], None] | None = None
+"""Called with the URL of each file that was opened, and with where it is; raises where it must not be read.
+
+A server may send its clients to any other, and to files of their own machine.
+"""
+
+
 class HostSilent(StorageUnavailable):
     """The host is unknown, or does not answer at all: other files of it need not be tried."""
 
@@ -72,6 +79,8 @@ def client() -> Any:
     module: Any = found
     for name, value in CLIENT.items():
         module.EnvPutInt(name, value)
+    if check_place:  # a file of that kind names other places, which are read without being told
+        module.EnvPutInt("MetalinkProcessing", 0)
     return module
 
 
@@ -97,12 +106,20 @@ class XrootdFile:
         status, _ = self._file.open(_for_client(url), timeout=_OPEN_SECONDS)
         if not status.ok:
             fail(self.url, status)
-        status, info = self._file.stat(timeout=_READ_SECONDS)
-        if not status.ok:
+        try:
+            self._check_place()
+            status, info = self._file.stat(timeout=_READ_SECONDS)
+            if not status.ok:
+                fail(self.url, status)
+        except BaseException:
             self.close()
-            fail(self.url, status)
+            raise
         self.size = int(info.size)
         self._vectors = True
+
+    def _check_place(self) -> None:
+        if check_place:
+            check_place(self.url, str(self._file.get_property("LastURL")))
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of ranges (start, stop)."""

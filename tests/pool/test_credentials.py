@@ -52,6 +52,7 @@ submit_event_user_notes = specs 0
 My.MLaaSRun = "{name}"
 My.MLaaSStage = "specs"
 My.MLaaSTask = 0
+My.MLaaSDirectory = Iwd
 queue
 """
 
@@ -80,10 +81,10 @@ def test_a_held_run_is_renewed_by_one_command(settings, person, proxy, tmp_path,
         assert outcome.renewed and outcome.released == 1 and not outcome.error
         # It may have gone through the queue already.
         assert set(queue_ends(folder.name)) <= {int(outcome.ends)} == {int(certificates.load(proxy).ends)}
-        wait_for(lambda: not queue.query([folder.name]))
+        wait_for(lambda: not queue.query([folder]))
     finally:
-        queue.remove(folder.name)
-        wait_for(lambda: not queue.query([folder.name]))
+        queue.remove(folder)
+        wait_for(lambda: not queue.query([folder]))
         shutil.rmtree(folder.path)
 
 
@@ -113,6 +114,7 @@ def submit(settings, proxy, tmp_path):
             "on_exit_hold": "ExitCode =!= 0",
             "on_exit_hold_subcode": "ExitCode",
             "My.MLaaSRun": f'"{RUN}"',
+            "My.MLaaSDirectory": "Iwd",
             **more,
         }
         (tmp_path / "broken").touch()
@@ -157,14 +159,14 @@ def test_jobs_held_for_the_old_proxy_go_on_with_the_new_one(submit, person, prox
     held(others)
     ends = renewed(person, proxy, 24 * 3600)
     (tmp_path / "broken").unlink()
-    assert credentials.refreshed(RUN, proxy, ends) == 2
+    assert credentials.refreshed(RunFolder(proxy.parent), proxy, ends) == 2
     assert min(before) < ends - 3600
     wait_for(lambda: not ads(mine))  # they have run, and ended well
     [left] = ads(others)
     assert left["JobStatus"] == 5, "held for another reason"
     assert left["x509UserProxyExpiration"] == int(ends)
-    assert credentials.refreshed(RUN, proxy, ends) == 0
-    assert credentials.refreshed("another_1", proxy, ends) == 0
+    assert credentials.refreshed(RunFolder(proxy.parent), proxy, ends) == 0
+    assert credentials.refreshed(RunFolder(proxy.parent / "another_1"), proxy, ends) == 0
 
 
 def test_a_job_that_the_same_proxy_did_not_help_stays_held_unless_a_person_wants_it(
@@ -174,9 +176,9 @@ def test_a_job_that_the_same_proxy_did_not_help_stays_held_unless_a_person_wants
     held(cluster)
     ends = certificates.load(proxy).ends
     monkeypatch.setattr(credentials, "_DELIVERY_SECONDS", -3600)
-    assert credentials.refreshed(RUN, proxy, ends) == 0
+    assert credentials.refreshed(RunFolder(proxy.parent), proxy, ends) == 0
     assert ads(cluster)[0]["JobStatus"] == 5
-    assert credentials.refreshed(RUN, proxy, ends, again=True) == 1
+    assert credentials.refreshed(RunFolder(proxy.parent), proxy, ends, again=True) == 1
 
 
 def asked_before(monkeypatch, act):
@@ -206,7 +208,7 @@ def test_jobs_that_leave_the_queue_meanwhile_do_not_keep_the_others_held(
     (tmp_path / "broken").unlink()
     remove = htcondor2.JobAction.Remove
     asked_before(monkeypatch, lambda: schedd.act(remove, [f"{gone}.0", f"{left}.1"]))
-    assert credentials.refreshed(RUN, proxy, ends) == 2
+    assert credentials.refreshed(RunFolder(proxy.parent), proxy, ends) == 2
     wait_for(lambda: not ads(stays) and not ads(left))
 
 
@@ -218,7 +220,7 @@ def test_where_all_jobs_leave_the_queue_meanwhile_nothing_is_wrong(submit, perso
     held(gone)
     ends = renewed(person, proxy, 24 * 3600)
     asked_before(monkeypatch, lambda: schedd.act(htcondor2.JobAction.Remove, f"ClusterId == {gone}"))
-    assert credentials.refreshed(RUN, proxy, ends) == 0
+    assert credentials.refreshed(RunFolder(proxy.parent), proxy, ends) == 0
 
 
 def test_a_job_with_another_proxy_and_one_with_a_relative_path(submit, person, proxy, tmp_path):
@@ -226,6 +228,6 @@ def test_a_job_with_another_proxy_and_one_with_a_relative_path(submit, person, p
     other, relative = submit(29, x509userproxy=str(tmp_path / "other")), submit(29, x509userproxy="x509up")
     held(other), held(relative)
     ends = renewed(person, proxy, 24 * 3600)
-    assert credentials.refreshed(RUN, proxy, ends) == 1
+    assert credentials.refreshed(RunFolder(proxy.parent), proxy, ends) == 1
     assert ads(other)[0]["x509UserProxyExpiration"] < ends - 3600
     assert ads(other)[0]["JobStatus"] == 5

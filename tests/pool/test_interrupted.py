@@ -23,7 +23,7 @@ pytestmark = pytest.mark.pool
 
 
 def train_job(run):
-    job = next(job for job in queue.query([run.name]) if job.stage == "train")
+    job = next(job for job in queue.query([run.folder]) if job.stage == "train")
     return f"{job.cluster}.{job.proc}"
 
 
@@ -120,7 +120,7 @@ def test_progress_is_in_the_job_ad(settings, request_folder):
     assert 1 <= epoch < epochs == 2000
     assert 0 < loss < 2 and 0 < val_loss < 2 and 0.5 < auc <= 1 and rate > 100 and left > 0
     run.cancel()
-    wait_for(run, lambda state: state.state == "cancelled" and not queue.query([run.name]))
+    wait_for(run, lambda state: state.state == "cancelled" and not queue.query([run.folder]))
 
 
 def condor_q(job, names):

@@ -23,7 +23,7 @@ def test_a_token_in_the_environment_is_in_no_ad_and_in_no_file(settings, request
     ads = [str(ad) for ad in htcondor2.Schedd().query(constraint=f'MLaaSRun == "{run.name}"')]
     assert ads and not any(SECRET in ad for ad in ads)
     run.cancel()
-    wait_for(run, lambda state: state.state == "cancelled" and not queue.query([run.name]))
+    wait_for(run, lambda state: state.state == "cancelled" and not queue.query([run.folder]))
     written = [path for path in run.folder.path.rglob("*") if path.is_file()]
     assert not any(SECRET.encode() in path.read_bytes() for path in written)
     history = settings.home / "pool"

@@ -14,7 +14,7 @@ import pytest
 from example_tools import copy_example, edit, interruptible, prepend_to_model
 from pool_tools import jobs_by_stage, settings_of, stage, submit, turn_to, wait_for
 
-from mlaas_condor import runs, workflow
+from mlaas_condor import places, workflow
 from mlaas_condor.batch import personal, pool, queue
 from mlaas_condor.errors import PoolLost, PoolUnreachable, RequestError, RunFailed, WrongState
 
@@ -63,7 +63,7 @@ def test_a_cancelled_run_leaves_nothing_queued_and_can_be_resumed(settings, requ
     run.cancel()
     state = wait_for(run, lambda state: state.state == "cancelled")
     assert stage(state, "preprocess").word in ("done", "reused")
-    wait_for(run, lambda state: not queue.query([run.name]))
+    wait_for(run, lambda state: not queue.query([run.folder]))
     with pytest.raises(WrongState, match="nothing to cancel"):
         run.cancel()
     recipe = run.folder.recipe.read_text().replace('"epochs": 4000', '"epochs": 2')
@@ -79,7 +79,7 @@ def test_an_evicted_job_finishes_all_the_same(settings, request_folder):
     run = submit(request_folder, settings)
     wait_for(run, lambda state: stage(state, "train").running)
     wait_for(run, lambda state: "sleeping" in run.logs("train", 0))
-    job = next(job for job in queue.query([run.name]) if job.stage == "train")
+    job = next(job for job in queue.query([run.folder]) if job.stage == "train")
     subprocess.run(["condor_vacate_job", f"{job.cluster}.{job.proc}"], check=True, capture_output=True)
     assert run.wait(timeout=200).state == "completed"
     log = run.folder.events_log.read_text()
@@ -132,7 +132,7 @@ def test_a_held_job_is_explained_and_released(settings, request_folder):
     prepend_to_model(request_folder, SLEEP)
     run = submit(request_folder, settings)
     wait_for(run, lambda state: stage(state, "train").running)
-    job = next(job for job in queue.query([run.name]) if job.stage == "train")
+    job = next(job for job in queue.query([run.folder]) if job.stage == "train")
     subprocess.run(["condor_hold", f"{job.cluster}.{job.proc}"], check=True, capture_output=True)
     state = wait_for(run, lambda state: state.state == "held")
     assert "you held it" in state.failures[0].reason
@@ -147,7 +147,7 @@ def test_a_run_that_the_pool_has_lost_can_be_resumed(settings, request_folder):
     wait_for(run, lambda state: stage(state, "train").running)
     log = run.folder.dagman_log.read_bytes()
     run.cancel()
-    wait_for(run, lambda state: state.state == "cancelled" and not queue.query([run.name]))
+    wait_for(run, lambda state: state.state == "cancelled" and not queue.query([run.folder]))
     run.folder.dagman_log.write_bytes(log)  # as if the queue had been lost: nobody wrote how it ended
     state = run.status()
     assert state.state == "failed"
@@ -240,7 +240,7 @@ def test_a_pool_that_goes_away_while_watching_ends_the_watching_not_the_run(tmp_
         prepend_to_model(folder, SLEEP)
         run = submit(folder, own)
         wait_for(run, lambda state: stage(state, "specs").running or stage(state, "specs").done)
-        monkeypatch.setattr(runs, "_PATIENCE", 3.0)
+        monkeypatch.setattr(places, "PATIENCE", 3.0)
         threading.Timer(
             1.0, lambda: [os.kill(p, signal.SIGKILL) for p in personal.processes(pool.folder(own))]
         ).start()

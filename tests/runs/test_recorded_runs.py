@@ -139,7 +139,7 @@ def test_a_job_just_released_is_not_told_as_held(completed, monkeypatch, in_queu
     )
     text = completed.dagman_log.read_text()
     completed.dagman_log.write_text(text[: text.index("005 (")])
-    job = queue.QueuedJob(72, 0, in_queue, "completed_1", "report", 0)
+    job = queue.QueuedJob(72, 0, in_queue, queue.directory(completed), "report", 0)
     monkeypatch.setattr(queue, "query", lambda runs: [job])
     monkeypatch.setattr(queue, "machines", list)
     state = state_of(completed)

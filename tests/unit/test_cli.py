@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from mlaas_condor.cli.main import app
 from typer.testing import CliRunner
 
 from mlaas_condor import settings
+from mlaas_condor.cli.main import app
 
 
 def test_help_names_all_commands(command):

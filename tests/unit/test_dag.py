@@ -123,9 +123,9 @@ def test_rate_of_files_is_declared_so_that_a_failing_job_brings_its_messages():
     for stage in STAGES:
         text = render()[f"{stage}.sub"]
         if stage == "train":  # its checkpoints come back as well, and when it is evicted
-            assert "= ON_EXIT_OR_EVICT\n" in text and "= output/, checkpoint.$(task)\n" in text
+            assert "= ON_EXIT_OR_EVICT\n" in text and "= output/train, checkpoint.$(task)\n" in text
         else:
-            assert "= ON_EXIT\n" in text and "transfer_output_files   = output/\n" in text
+            assert "= ON_EXIT\n" in text and f"transfer_output_files   = output/{stage}\n" in text
         assert "should_transfer_files   = YES\n" in text and 'My.MLaaSRun           = "tth_1"' in text
 
 

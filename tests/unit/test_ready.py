@@ -209,6 +209,23 @@ def test_odd_characters_in_the_path_of_the_store(folder, ready, tmp_path):
     assert names(store) == ["00000.ok", "chunk-00000.zip"]
 
 
+def test_names_that_would_be_read_as_several_are_no_way_out(folder, ready, tmp_path):
+    """Code of the user's wrote them, in a job; the script runs where everybody's files are."""
+    victim, store = tmp_path / "victim", tmp_path / "store" / "key"
+    victim.write_text("somebody's")
+    tasks(folder, "merge", "0 0 0 1 1")
+    path = f'x" "{victim}'
+    for stage in ("specs", "merge"):
+        unit(folder / stage, 0, **{path: b"1"})
+        unit(folder / stage, 1)
+        (folder / stage / "a\nb").write_text("")
+    assert ready("merge", store, "specs", store) == (WORK, ["0 0 0 1 1"])
+    assert victim.read_text() == "somebody's" and victim.stat().st_nlink == 1
+    for place in (folder / "specs", folder / "merge", store):
+        assert not any('"' in str(each) or "\n" in str(each) for each in place.rglob("*"))
+    assert names(store) == ["00001.ok", "chunk-00001.zip"]
+
+
 def test_units_beyond_99999(folder, ready, tmp_path):
     store = tmp_path / "store" / "key"
     tasks(folder, "preprocess", "0 99999 100001 1 1")

@@ -57,7 +57,7 @@ def test_advice_for_a_proxy_is_a_command_that_works_in_the_state_the_job_is_in(s
 
 
 def test_a_job_that_could_not_import_us_is_no_full_disk():
-    text = "Transfer output files failure … file /execute/dir_1/scratch/output/: (errno 2) No such file"
+    text = "Transfer output files failure … file /execute/dir_1/scratch/output/merge: (errno 2) No such file"
     what, advice = reasons.of_hold(12, 2, text, NOWHERE, "luca_1", "merge", 0)
     assert "with mlaas-condor in it?" in what and "set 'python'" in advice
     assert (

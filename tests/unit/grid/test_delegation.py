@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import pytest
 from credential_tools import DAY, HOUR, Authority, issue, pem, pem_of_key, proxy_by_hand, save
 from flask import Flask, Response, request
-from mlaas_condor.server.delegation import blueprint
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from mlaas_condor.errors import CannotWrite, CredentialFault, WrongState
@@ -21,6 +20,7 @@ from mlaas_condor.grid import certificates, delegating
 from mlaas_condor.grid.delegating import delegate
 from mlaas_condor.grid.delegation import Requests
 from mlaas_condor.grid.renewal import WrongSetting
+from mlaas_condor.server.delegation import blueprint
 
 JANE, JOHN = "/DC=test/CN=Jane Doe", "/DC=test/CN=John Roe"
 TOKENS = {"Bearer janes": "jane", "Bearer johns": "john"}
@@ -456,6 +456,7 @@ def test_a_proxy_that_has_ended_or_is_none_is_told_before_anything_is_sent(serve
 
 def test_the_command_delegates_and_says_until_when(server, proxy, tmp_path, monkeypatch, capsys):
     import typer
+
     from mlaas_condor.cli import renewing as commands
 
     app = typer.Typer()

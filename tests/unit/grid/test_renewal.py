@@ -681,9 +681,9 @@ def call(capsys, monkeypatch):
     import signal
 
     import typer
+
     from mlaas_condor.cli import common
     from mlaas_condor.cli import renewing as commands
-
     from mlaas_condor.errors import MlaasError
 
     app = typer.Typer()
