@@ -12,9 +12,9 @@ demo: $(READY)
 	$(BIN)/mlaas-condor --pool personal submit examples/tth --watch
 	@echo "the pool goes on running; stop it with: $(BIN)/mlaas-condor pool down"
 
-# The tests of the pool wait most of the time: another process runs the others meanwhile.
+# The tests of the pool wait most of the time: others run meanwhile, so there is one process more than CPUs.
 test: $(READY) lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 5 --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -24,6 +24,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/data.py examples/tth/data/*.root
 	$(BIN)/python benchmarks/remote.py
+	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/eviction.py

@@ -15,8 +15,10 @@ from pydantic.fields import FieldInfo
 
 from mlaas_condor import settings
 from mlaas_condor.batch import reasons
+from mlaas_condor.jsonfile import dumps
 from mlaas_condor.params import Params
-from mlaas_condor.request import Job
+from mlaas_condor.request import Job, parse_size
+from mlaas_condor.server.configuration import SECTIONS
 
 DOCS = Path(__file__).parent
 _HOME = str(Path.home())
@@ -37,6 +39,31 @@ def _default(info: FieldInfo) -> str:
     if value is None or value == [] or isinstance(value, BaseModel):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def service_keys() -> str:
+    """Return a table of the keys of each section of ``service.toml``, and its heading."""
+    texts = []
+    for name, kind in SECTIONS.items():
+        own = {
+            key: info for key, info in kind.model_fields.items() if f"{name}.{key}".strip(".") not in SECTIONS
+        }
+        said = re.sub(r"^``\[.*?\]``: ", "", (kind.__doc__ or "").splitlines()[0])
+        heading = [f"### `[{name}]`", "", said[:1].upper() + said[1:]]
+        rows = [*(heading if name else ["### Before any section"]), ""]
+        rows += ["| key | meaning | default |", "|---|---|---|"]
+        rows += [f"| `{key}` | {info.description} | {_toml_default(info)} |" for key, info in own.items()]
+        texts.append("\n".join(rows))
+    return "\n\n".join(texts)
+
+
+def _toml_default(info: FieldInfo) -> str:
+    value = None if info.is_required() else info.get_default()
+    if parse_size in {getattr(each, "func", None) for each in info.metadata}:
+        return f"`{value // 1024}gb`"
+    if isinstance(value, list) and value:
+        return f"`{dumps(value, None)}`"
+    return "" if value == "" else _default(info)
 
 
 def exits(first: int, last: int) -> str:
@@ -65,6 +92,7 @@ TABLES = {
     ("exit-codes.md", "commands"): lambda: exits(1, 19),
     ("exit-codes.md", "jobs"): lambda: exits(20, 99),
     ("pools.md", "settings"): setting_rows,
+    ("service.md", "service.toml"): service_keys,
 }
 
 

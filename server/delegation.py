@@ -6,14 +6,17 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 
 from mlaas_condor.errors import CredentialFault, MlaasError
 from mlaas_condor.grid import certificates
-from mlaas_condor.grid.delegating import PATH, SERVICE
+from mlaas_condor.grid.addresses import SERVICE
+from mlaas_condor.grid.delegating import PATH
 from mlaas_condor.grid.delegation import ANSWER_BYTES, Requests
 
-_BAD_REQUEST, _UNAUTHORIZED, _TOO_LARGE, _UNPROCESSABLE = 400, 401, 413, 422
+from .faults import HttpFault, TooLarge, Unauthorized, Unprocessable, reply_of
+
+_WHO = "say who you are: Authorization: Bearer TOKEN"
 View = Callable[..., Response]
 
 
@@ -46,11 +49,11 @@ def blueprint(store: Requests, owner: Callable[[], str]) -> Blueprint:
     def finish(who: str, number: str) -> Response:
         # JSON writes a line end with two bytes; the rest is room for its braces.
         if request.content_length is None or request.content_length > 2 * ANSWER_BYTES:
-            return _error("the answer to a request is a chain of certificates, and short", _TOO_LARGE)
+            raise TooLarge("the answer to a request is a chain of certificates, and short")
         content = request.get_json(silent=True)
         chain = content.get("certificates") if isinstance(content, dict) else None
         if not isinstance(chain, str):
-            return _error('send {"certificates": "-----BEGIN CERTIFICATE-----…"} as JSON', _BAD_REQUEST)
+            raise HttpFault('send {"certificates": "-----BEGIN CERTIFICATE-----…"} as JSON')
         store.finish(who, number, chain)
         return _answer(_delegated(store, who))
 
@@ -70,18 +73,14 @@ def _answering(owner: Callable[[], str]) -> Callable[[View], View]:
         @wraps(view)
         def answer(**values: str) -> Response:
             who = owner()
-            if not who:
-                # Its name, so that a client knows to whom it would send its token.
-                said = "say who you are: Authorization: Bearer TOKEN"
-                refused = _answer({"service": SERVICE, "error": said}, _UNAUTHORIZED)
-                refused.headers["WWW-Authenticate"] = "Bearer"
-                return refused
             try:
+                if not who:
+                    raise Unauthorized(_WHO, {"WWW-Authenticate": "Bearer"})
                 return view(who, **values)
             except CredentialFault as error:
-                return _error(str(error), _UNPROCESSABLE)
+                return _error(Unprocessable(str(error)))
             except MlaasError as error:
-                return _error(str(error), error.http_status)
+                return _error(error)
 
         return answer
 
@@ -103,5 +102,9 @@ def _answer(content: dict[str, Any], status: int = 200) -> Response:
     return response
 
 
-def _error(message: str, status: int) -> Response:
-    return _answer({"error": message}, status)
+def _error(error: MlaasError) -> Response:
+    # It names the service, so that a client knows to whom it would send its token.
+    told = reply_of(error, g.get("request_id", ""))
+    response = _answer(told.model_dump(), told.status)
+    response.headers.extend(error.headers if isinstance(error, HttpFault) else {})
+    return response
