@@ -48,13 +48,13 @@ PEER = """\
 import sys
 from types import ModuleType
 from flask import Flask, jsonify
-from mlaas_condor.server import serving
+from mlaas_condor.server.serving import processes as serving
 from mlaas_condor.server.configuration import Configuration
 from mlaas_condor.settings import load
 
 app = Flask("peer")
 app.get("/")(lambda: jsonify(state="completed"))
-stand_in = ModuleType("mlaas_condor.server.wsgi")
+stand_in = ModuleType("mlaas_condor.server.serving.wsgi")
 stand_in.application = lambda configuration, settings: app
 sys.modules[stand_in.__name__] = stand_in
 say = lambda line: print(line, file=sys.stderr, flush=True)

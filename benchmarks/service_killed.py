@@ -83,7 +83,7 @@ def dags_by_run() -> Counter[str]:
 def check_uploads(told: Told, home: Path, payload: bytes) -> None:
     """Make sure that every folder is what was acknowledged last, to the last byte."""
     from mlaas_condor.server.configuration import Configuration
-    from mlaas_condor.server.folders import Folders
+    from mlaas_condor.server.storage.folders import Folders
 
     configuration = Configuration.read(home / "service.toml")
     folders = Folders(configuration.settings(), configuration.limits)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from mlaas_condor.client.profiles import Profile
     from mlaas_condor.places import Place
-    from mlaas_condor.profiles import Profile
     from mlaas_condor.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -52,7 +52,7 @@ def place(context: typer.Context) -> Place:
         from mlaas_condor.here import Here
 
         return Here(settings(context))
-    from mlaas_condor.client import Service
+    from mlaas_condor.client.service import Service
 
     options: Options = context.obj or Options()
     return Service(profile.url, profile.token, options.owner or "", lambda text: typer.echo(text, err=True))
@@ -66,7 +66,7 @@ def server(context: typer.Context, given: str | None = None, token_file: str | N
     given, token_file
         What a command itself was given; the common options otherwise.
     """
-    from mlaas_condor import profiles
+    from mlaas_condor.client import profiles
 
     options: Options = context.obj or Options()
     named = given or options.server

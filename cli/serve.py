@@ -49,7 +49,7 @@ def serve(
 
 def _serving() -> Any:
     try:
-        return import_module("mlaas_condor.server.serving")
+        return import_module("mlaas_condor.server.serving.processes")
     except ModuleNotFoundError as error:
         raise MlaasError(f"serve needs {error.name}: pip install 'mlaas-condor[server]'") from error
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlaas_condor.client import Service
+    from mlaas_condor.client.service import Service
     from mlaas_condor.errors import MlaasError, RequestError
     from mlaas_condor.inference.model import Model
     from mlaas_condor.inspection import inspect
@@ -42,7 +42,7 @@ _HOMES = {
     "RequestError": "errors",
     "Request": "request",
     "Run": "runs",
-    "Service": "client",
+    "Service": "client.service",
     "Settings": "settings",
     "inspect": "inspection",
 }

@@ -15,13 +15,15 @@ from werkzeug.wrappers import Response as AnyResponse
 from mlaas_condor.errors import MlaasError, RequestError
 from mlaas_condor.settings import Settings
 
-from . import browsers, delegation, legacy, observing, pages, permissions, viewing
+from . import browsers, delegation, legacy, pages, permissions
 from .api import documents, files, folders, me, runs
 from .api.replies import Json, problems_of
 from .configuration import Configuration
 from .faults import ErrorReply, HttpFault, Unauthorized, reply_of
 from .service import EXTENSION, Service, service, who
-from .uploads import StreamingRequest
+from .serving import observing
+from .storage.uploads import StreamingRequest
+from .watching import viewing
 
 _DESCRIPTION = "From ROOT files and one small JSON file to a trained model, on an HTCondor pool."
 _log = logging.getLogger(__name__)

@@ -23,13 +23,15 @@ from mlaas_condor.runs import Run
 from mlaas_condor.settings import Settings
 from mlaas_condor.state import ENDED
 
-from . import permissions, uploads, viewing
+from . import permissions
+from .acting.submissions import Submitted
 from .faults import Conflict, Forbidden, HttpFault, NotFound, reply_of
-from .folders import Folder, check_name
 from .permissions import Sharing
 from .service import service, who
-from .submissions import Submitted
-from .viewing import belonging, open_folder, open_run
+from .storage import uploads
+from .storage.folders import Folder, check_name
+from .watching import viewing
+from .watching.viewing import belonging, open_folder, open_run
 
 Check = Callable[[Folder | None], None]
 _KEY_CHARACTERS = 255

@@ -14,10 +14,11 @@ from mlaas_condor import jsonfile
 from mlaas_condor.run import STAGES
 from mlaas_condor.runs import Run
 
-from . import changes, docker_words, viewing
+from . import changes, docker_words
 from .api import files, models
 from .api.descriptions import ARCHIVE, FORM, JOB, answers, content
 from .api.replies import attached, job_of_request, text
+from .watching import viewing
 
 _DEPRECATION = "@1795219200"
 """Since when GETs that delete are not to be used any more: 21 November 2026, as RFC 9745 writes it."""

@@ -16,13 +16,13 @@ from flask import current_app, g
 from mlaas_condor.grid.delegation import Requests
 from mlaas_condor.settings import Settings
 
+from .acting.limits import Limits
+from .acting.submissions import Submissions
 from .audit import Audit
 from .configuration import Configuration
-from .folders import Folders
 from .identity import Identity
-from .limits import Limits
 from .login import Login
-from .submissions import Submissions
+from .storage.folders import Folders
 
 EXTENSION = "mlaas_condor"
 

@@ -15,9 +15,9 @@ from mlaas_condor.planning import Plan
 from mlaas_condor.runs import Run
 from mlaas_condor.state import RunState, read_history, read_metrics
 
-from .. import following, viewing
 from ..faults import HttpFault, NotFound
 from ..service import who
+from ..watching import following, viewing
 from . import models
 from .descriptions import answers, content, header, sent
 from .replies import attached, nothing, reply, text

@@ -6,10 +6,11 @@ from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from .. import changes, permissions, viewing
+from .. import changes, permissions
 from ..faults import PreconditionFailed
-from ..folders import Folder
 from ..service import service, who
+from ..storage.folders import Folder
+from ..watching import viewing
 from . import models
 from .descriptions import ARCHIVE, answers, header, headers, sent
 from .replies import nothing, reply

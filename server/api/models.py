@@ -13,10 +13,10 @@ from mlaas_condor.planning import Plan
 from mlaas_condor.run import STAGES
 from mlaas_condor.state import ENDED, Failure, StageState, State, Training
 
-from .. import viewing
-from ..folders import Folder
 from ..identity import Action, Identity
 from ..permissions import Group
+from ..storage.folders import Folder
+from ..watching import viewing
 
 OVER: tuple[State, ...] = (*ENDED, "prepared")
 MOST_LISTED = 1000

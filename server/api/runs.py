@@ -8,8 +8,9 @@ from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from .. import changes, viewing
+from .. import changes
 from ..service import who
+from ..watching import viewing
 from . import models
 from .descriptions import JOB, answers, header, headers, sent
 from .replies import job_of_request, nothing, reply

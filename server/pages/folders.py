@@ -11,12 +11,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from mlaas_condor import run
 from mlaas_condor.runs import Run
 
-from .. import changes, viewing
+from .. import changes
 from ..browsers import CSRF_FIELD, check_token
-from ..folders import Folder
 from ..permissions import check_action, may_write
 from ..service import service, who
-from ..uploads import receive
+from ..storage.folders import Folder
+from ..storage.uploads import receive
+from ..watching import viewing
 from .blueprint import after, page, routes
 from .runs import API, address, given_owner, groups, whose
 

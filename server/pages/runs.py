@@ -19,11 +19,11 @@ from mlaas_condor.errors import MlaasError
 from mlaas_condor.runs import Run
 from mlaas_condor.state import ENDED, RunState, State
 
-from .. import viewing
-from ..acts import Belonging
+from ..acting.acts import Belonging
 from ..identity import Action
 from ..service import service, who
-from ..shared import Shared
+from ..watching import viewing
+from ..watching.shared import Shared
 from . import dag, figures
 from .blueprint import page, part, routes
 

@@ -12,12 +12,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from mlaas_condor import planning, show
 from mlaas_condor.errors import MlaasError, Problem, RequestError
 
-from .. import changes, viewing
+from .. import changes
 from ..api.replies import JOB_BYTES, job_of
 from ..faults import ErrorReply, HttpFault, reply_of
-from ..folders import Folder
 from ..permissions import check_action
 from ..service import service, who
+from ..storage.folders import Folder
+from ..watching import viewing
 from .blueprint import after, page, routes
 from .folders import value_of
 

@@ -150,7 +150,7 @@ def test_submit_side_loads_no_framework(module):
 
 
 def test_talking_to_a_service_takes_no_htcondor():
-    code = "import mlaas_condor.client, mlaas_condor.packing, mlaas_condor.planned"
+    code = "import mlaas_condor.client.service, mlaas_condor.client.packing, mlaas_condor.planned"
     assert loaded_after(code).isdisjoint({"htcondor2", "classad2", "htcondor", *FRAMEWORKS})
 
 

@@ -12,9 +12,9 @@ import pytest
 from mlaas_condor import Request, RequestError, versions
 from mlaas_condor.archives import members, reading
 from mlaas_condor.archives.sending import Archive
+from mlaas_condor.client.packing import pack
 from mlaas_condor.errors import InputChanged, InputUnreadable
 from mlaas_condor.lists import read_lines, read_lists
-from mlaas_condor.packing import pack
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from mlaas_condor import profiles, settings
+from mlaas_condor import settings
+from mlaas_condor.client import profiles
 from mlaas_condor.errors import CredentialFault
 from mlaas_condor.grid.renewal import WrongSetting
 

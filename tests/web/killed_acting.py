@@ -18,10 +18,10 @@ from pathlib import Path
 from mlaas_condor.batch import queue
 from mlaas_condor.errors import PoolUnreachable, SubmitRefused
 from mlaas_condor.run import RunFolder
-from mlaas_condor.server import acting
-from mlaas_condor.server.acts import Act, Belonging, Record
+from mlaas_condor.server.acting import process as acting
+from mlaas_condor.server.acting.acts import Act, Belonging, Record
 from mlaas_condor.server.configuration import Configuration
-from mlaas_condor.server.folders import Folders
+from mlaas_condor.server.storage.folders import Folders
 from mlaas_condor.settings import load
 
 KEY = sha256(b"key").hexdigest()

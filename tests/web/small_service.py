@@ -12,9 +12,9 @@ from types import ModuleType
 
 from flask import Flask, Response, request, send_file, stream_with_context
 
-from mlaas_condor.server import serving
 from mlaas_condor.server.configuration import Configuration
-from mlaas_condor.server.exchange import ended, step_aside
+from mlaas_condor.server.serving import processes as serving
+from mlaas_condor.server.serving.exchange import ended, step_aside
 from mlaas_condor.settings import load
 
 
@@ -113,7 +113,7 @@ def say(line):
 
 def main():
     """Serve them."""
-    stand_in = ModuleType("mlaas_condor.server.wsgi")
+    stand_in = ModuleType("mlaas_condor.server.serving.wsgi")
     stand_in.application = views
     sys.modules[stand_in.__name__] = stand_in
     configuration = Configuration.model_validate(json.loads(sys.argv[1]))

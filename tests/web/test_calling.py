@@ -17,8 +17,11 @@ from flask import Flask, Response, request, send_file
 from lines import Line, closed
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from mlaas_condor import Service, calling, client, downloading, errors, listening, places
-from mlaas_condor.calling import Body, Calls
+from mlaas_condor import Service, errors, places
+from mlaas_condor.client import calling, downloading, listening
+from mlaas_condor.client import service as client
+from mlaas_condor.client.calling import Body, Calls
+from mlaas_condor.client.packing import Package
 from mlaas_condor.errors import (
     CredentialFault,
     MlaasError,
@@ -28,7 +31,6 @@ from mlaas_condor.errors import (
     ServiceRefused,
 )
 from mlaas_condor.grid.renewal import WrongSetting
-from mlaas_condor.packing import Package
 from mlaas_condor.places import Patience
 
 

@@ -14,10 +14,11 @@ from lines import Line, closed
 from web_tools import RECORDED, record
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from mlaas_condor import Request, Service, calling, downloading, listening, remoterun, run, settings, workflow
+from mlaas_condor import Request, Service, run, settings, workflow
+from mlaas_condor.client import calling, downloading, listening, remoterun
 from mlaas_condor.errors import InputChanged, RequestError, RunFailed, RunNotFound, WrongState
 from mlaas_condor.run import RunFolder
-from mlaas_condor.server.submissions import Submitted
+from mlaas_condor.server.acting.submissions import Submitted
 
 VERBS = ["status", "watch", "logs", "model", "cancel", "resume", "delete"]
 
@@ -155,7 +156,7 @@ def test_the_list_is_that_of_this_machine(command, runs, line):
 
 
 def test_a_long_list_comes_in_parts(command, app, me, remote, monkeypatch):
-    from mlaas_condor import client
+    from mlaas_condor.client import service as client
 
     monkeypatch.setattr(client, "_PAGE", 2)
     for i in range(1, 6):

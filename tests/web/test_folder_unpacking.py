@@ -28,7 +28,7 @@ from mlaas_condor.data.inputs import open_source
 from mlaas_condor.errors import RequestError
 from mlaas_condor.server.configuration import Limits
 from mlaas_condor.server.faults import Unprocessable
-from mlaas_condor.server.folders import Folders
+from mlaas_condor.server.storage.folders import Folders
 
 FILES = {
     "job.json": b"{}",

@@ -24,12 +24,12 @@ from mlaas_condor import settings as settings_module
 from mlaas_condor import versions, workflow
 from mlaas_condor.errors import CannotWrite
 from mlaas_condor.request import Request
-from mlaas_condor.server import contents, incoming, unpacking
 from mlaas_condor.server.configuration import Limits
 from mlaas_condor.server.faults import Conflict, HttpFault, NotFound, OverLimit, OverQuota, Unavailable
-from mlaas_condor.server.folders import Folders
 from mlaas_condor.server.identity import Identity
 from mlaas_condor.server.permissions import Sharing, missing
+from mlaas_condor.server.storage import contents, incoming, unpacking
+from mlaas_condor.server.storage.folders import Folders
 
 ODD_OWNERS = [
     "jane",
@@ -288,7 +288,7 @@ def test_who_has_no_room_is_told_and_nothing_is_left(home, archive):
 
 
 def test_uploads_of_one_owner_have_no_room_together(home, monkeypatch):
-    monkeypatch.setattr("mlaas_condor.server.room._LOOK_EVERY", 2**18)
+    monkeypatch.setattr("mlaas_condor.server.storage.room._LOOK_EVERY", 2**18)
     folders = folders_in(home, stored="1m", upload="1m")
     with folders.arriving("jane") as one, folders.arriving("jane") as two:
         for arrival in (one, two):
@@ -326,7 +326,7 @@ import sys
 from pathlib import Path
 from mlaas_condor import settings
 from mlaas_condor.server.configuration import Limits
-from mlaas_condor.server.folders import Folders
+from mlaas_condor.server.storage.folders import Folders
 folders = Folders(settings.load(home=sys.argv[1]), Limits())
 """
 

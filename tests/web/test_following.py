@@ -9,7 +9,7 @@ import pytest
 from web_tools import RECORDED, events_of, make_alive, record
 
 from mlaas_condor.run import RunFolder
-from mlaas_condor.server import following, states
+from mlaas_condor.server.watching import following, states
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 import requests
 from serving_tools import everything, served, small, wait_until
 
-from mlaas_condor.server.exchange import address_of, headers_of, length_of
+from mlaas_condor.server.serving.exchange import address_of, headers_of, length_of
 
 
 @pytest.fixture(scope="module")

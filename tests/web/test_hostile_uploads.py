@@ -33,7 +33,7 @@ from mlaas_condor.archives import members
 from mlaas_condor.errors import RequestError
 from mlaas_condor.server.configuration import Limits
 from mlaas_condor.server.faults import HttpFault
-from mlaas_condor.server.folders import Folders
+from mlaas_condor.server.storage.folders import Folders
 
 GOOD = tar("job.json", "model.py")
 LIMITS = Limits(upload="8m", upload_files=200, stored="64m")

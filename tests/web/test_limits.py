@@ -18,11 +18,11 @@ from mlaas_condor import planning
 from mlaas_condor import settings as settings_module
 from mlaas_condor.batch import queue
 from mlaas_condor.run import RunFolder
-from mlaas_condor.server import limits as limits_module
+from mlaas_condor.server.acting import limits as limits_module
+from mlaas_condor.server.acting.limits import Limits, is_alive
 from mlaas_condor.server.configuration import Limits as Values
 from mlaas_condor.server.faults import OverLimit, OverQuota, TooLarge
 from mlaas_condor.server.identity import Identity
-from mlaas_condor.server.limits import Limits, is_alive
 
 RECORDED = Path(__file__).parents[1] / "runs" / "completed_1"
 JANE, JOHN = Identity("jane"), Identity("john")
@@ -165,7 +165,7 @@ from mlaas_condor import settings
 from mlaas_condor.server.configuration import Limits as Values
 from mlaas_condor.server.faults import OverLimit
 from mlaas_condor.server.identity import Identity
-from mlaas_condor.server.limits import Limits
+from mlaas_condor.server.acting.limits import Limits
 
 home = Path(sys.argv[1])
 values = Values(requests_per_second=20.001)

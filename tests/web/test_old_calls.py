@@ -299,7 +299,7 @@ def test_what_cannot_be_submitted_says_why(client):
     assert client.post("/submit", json=[1]).status_code == 400
     nameless = client.post("/submit", json={}).json["error"]
     assert nameless == 'which uploaded folder? give "name" in job.json, or ?folder='
-    assert client.post("/submit", json={"name": "luca"}).json["error"] == "no folder 'luca'"
+    assert client.post("/submit", json={"name": "luca"}).json["error"] == "no folder 'luca': upload one first"
     broken = client.post("/submit", data='{"name": ', content_type="application/json")
     assert (broken.status_code, broken.json["error"][:21]) == (400, "job.json is no JSON: ")
     large = client.post("/submit", data=b"[" * (2**20 + 1), content_type="application/json")

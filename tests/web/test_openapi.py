@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 from schemathesis import checks
 from web_tools import record
 
-from mlaas_condor.server import following
 from mlaas_condor.server.api import documents
+from mlaas_condor.server.watching import following
 
 NO_CALLS = ("pages.", "login.", "static")
 NO_DESCRIPTION = {"documents.document", "documents.browse"}

@@ -13,11 +13,11 @@ from web_tools import record
 
 from mlaas_condor import settings as settings_module
 from mlaas_condor.server import changes
+from mlaas_condor.server.acting.submissions import Belonging, Submitted
 from mlaas_condor.server.app import create_app
 from mlaas_condor.server.configuration import Configuration
 from mlaas_condor.server.login.nobody import account
 from mlaas_condor.server.pages import runs as run_pages
-from mlaas_condor.server.submissions import Belonging, Submitted
 
 HTML = "text/html,application/xhtml+xml,*/*;q=0.8"
 OURS = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}

@@ -20,9 +20,9 @@ from login_app import application, configured
 from mlaas_condor.errors import RequestError
 from mlaas_condor.server.app import create_app
 from mlaas_condor.server.configuration import Configuration
-from mlaas_condor.server.exchange import headers_of
 from mlaas_condor.server.login import Login
 from mlaas_condor.server.login.proxy_headers import signature
+from mlaas_condor.server.serving.exchange import headers_of
 
 IMAGES = Path(__file__).parents[2] / "images"
 PASSWORD = "a password of the tests"

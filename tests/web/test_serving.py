@@ -23,8 +23,8 @@ from cryptography.x509.oid import NameOID
 from serving_tools import PROGRAM, lives, served, small, wait_until
 
 from mlaas_condor.errors import RequestError
-from mlaas_condor.server import serving
 from mlaas_condor.server.configuration import Configuration
+from mlaas_condor.server.serving import processes as serving
 from mlaas_condor.settings import load
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mlaas_condor.server.shared import Shared, Soon
+from mlaas_condor.server.watching.shared import Shared, Soon
 
 
 def test_one_finds_out_for_all():

@@ -16,9 +16,9 @@ from mlaas_condor import settings as settings_module
 from mlaas_condor.batch import events
 from mlaas_condor.errors import PoolLost
 from mlaas_condor.run import RunFolder
-from mlaas_condor.server.looking import Looking
-from mlaas_condor.server.states import States
-from mlaas_condor.server.tails import Tails
+from mlaas_condor.server.watching.looking import Looking
+from mlaas_condor.server.watching.states import States
+from mlaas_condor.server.watching.tails import Tails
 
 RECORDED = Path(__file__).parents[1] / "runs"
 
@@ -103,7 +103,7 @@ def test_recorded_runs_are_told_as_the_command_line_tells_them(states, record):
 
 def test_a_run_that_is_over_is_looked_at_once_until_its_log_changes(states, record, monkeypatch):
     asked = counted(states, monkeypatch)
-    monkeypatch.setattr("mlaas_condor.server.states.FRESH", 0.0)
+    monkeypatch.setattr("mlaas_condor.server.watching.states.FRESH", 0.0)
     folder = record("failed_1")
     for _ in range(3):
         assert states.of([folder])[0].state == "failed"
@@ -146,7 +146,7 @@ def test_without_a_pool_the_disk_is_told(states, alive):
 
 def test_a_schedd_that_hangs_is_waited_for_once(states, alive, pool_config, program, monkeypatch):
     program("condor_q", "sleep 60")
-    monkeypatch.setattr("mlaas_condor.server.states.FRESH", 0.0)
+    monkeypatch.setattr("mlaas_condor.server.watching.states.FRESH", 0.0)
     asked = counted(states, monkeypatch)
     for _ in range(5):
         assert "no answer within" in states.of([alive])[0].unreachable

@@ -27,9 +27,9 @@ from serving_tools import everything, served, wait_until
 from upload_service import views
 from werkzeug.test import create_environ, run_wsgi_app
 
-from mlaas_condor.server import forms, uploads
 from mlaas_condor.server.configuration import Configuration
 from mlaas_condor.server.faults import HttpFault
+from mlaas_condor.server.storage import forms, uploads
 from mlaas_condor.settings import load
 
 FILES = {"model.py": b"def model(idim): ...", "data.root": os.urandom(30_000)}
@@ -250,7 +250,7 @@ def test_without_a_length_the_server_must_know_the_end(client, home):
     assert status == 422 and "cut off" in reply["error"]
 
 
-@pytest.mark.parametrize("missing", [1, 1000, len(ARCHIVE)])
+@pytest.mark.parametrize("missing", [1, 1000, len(ARCHIVE)], ids=["last byte", "end", "all"])
 def test_a_body_that_breaks_off_is_refused(client, home, missing):
     reply = client.put(
         "/folders/luca",

@@ -12,11 +12,12 @@ from types import ModuleType, SimpleNamespace
 from flask import Flask, request
 
 from mlaas_condor.errors import MlaasError
-from mlaas_condor.server import serving, uploads
 from mlaas_condor.server.configuration import Configuration
 from mlaas_condor.server.faults import reply_of
-from mlaas_condor.server.folders import Folders
 from mlaas_condor.server.service import EXTENSION
+from mlaas_condor.server.serving import processes as serving
+from mlaas_condor.server.storage import uploads
+from mlaas_condor.server.storage.folders import Folders
 from mlaas_condor.settings import load
 
 
@@ -48,7 +49,7 @@ def views(configuration, settings):
 
 def main():
     """Serve them."""
-    stand_in = ModuleType("mlaas_condor.server.wsgi")
+    stand_in = ModuleType("mlaas_condor.server.serving.wsgi")
     stand_in.application = views
     sys.modules[stand_in.__name__] = stand_in
     configuration = Configuration.model_validate(json.loads(sys.argv[1]))

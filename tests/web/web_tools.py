@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlaas_condor.planning import Plan, Size, StagePlan, Wishes
 from mlaas_condor.run import STAGES, RunFolder
-from mlaas_condor.server.submissions import Belonging
+from mlaas_condor.server.acting.submissions import Belonging
 
 RECORDED = Path(__file__).parents[1] / "runs"
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from credential_tools import HOUR, Authority, save, token_text
+from credential_tools import HOUR, Authority, proxy_by_hand, save, token_text
 
 from mlaas_condor import access
+from mlaas_condor.confinement import Confinement
+from mlaas_condor.errors import CredentialFault
 from mlaas_condor.grid import certificates, proxy
 from mlaas_condor.grid.credentials import Credentials
 from mlaas_condor.request import Request
@@ -33,7 +35,8 @@ def give(tmp_path, jane, monkeypatch):
     """Put a proxy into the environment; give its path."""
 
     def put(seconds=HOUR, name="proxy", mode=0o600):
-        path = save(certificates.make_proxy(jane, seconds), tmp_path / name, mode)
+        made = certificates.make_proxy(jane, seconds) if seconds > 0 else proxy_by_hand(jane, seconds=seconds)
+        path = save(made, tmp_path / name, mode)
         monkeypatch.setenv("X509_USER_PROXY", str(path))
         return path
 
@@ -204,3 +207,73 @@ def test_status_tells_of_a_proxy_that_ends(tmp_path, jane, seconds, said):
     told = access.note(run, {"specs": 3, "train": 1})
     assert said in told and ("3 jobs" in told and "proxy renew run_1" in told if said else not told)
     assert access.note(run, {"specs": 0, "train": 1}) == ""
+
+
+# ---- in a service, which reads for its users
+
+
+def of_a_stranger(folder):
+    """Return the access of a request that came to a service, and the request."""
+    raw = {"name": "a", "files": REMOTE, "labels": ["1"], "model": "m.py"}
+    request = Request.of(raw, folder, within=Confinement((folder,)))
+    with access.kept():
+        return access.find(request, raw["files"]), request
+
+
+@pytest.mark.parametrize(
+    ("seconds", "mode", "words"), [(-30, 0o600, "ended"), (HOUR, 0o640, "can be read by others")]
+)
+def test_a_user_is_told_of_the_proxy_that_was_delegated_not_of_our_file(give, tmp_path, seconds, mode, words):
+    path = give(seconds, mode=mode)
+    _, request = of_a_stranger(tmp_path)
+    (problem,) = request.problems
+    assert problem.where == "your delegated proxy" and words in problem.what
+    assert problem.hint == "delegate a new one: mlaas-condor proxy delegate"
+    assert str(path) not in str(problem) and "chmod" not in str(problem)
+
+
+def test_a_delegated_proxy_that_is_damaged(tmp_path, monkeypatch):
+    (tmp_path / "proxy").write_text("none")
+    monkeypatch.setenv("X509_USER_PROXY", str(tmp_path / "proxy"))
+    _, request = of_a_stranger(tmp_path)
+    assert problems(request) == [
+        "your delegated proxy: cannot be used (delegate a new one: mlaas-condor proxy delegate)"
+    ]
+
+
+def test_what_lies_in_the_usual_places_is_not_the_users(give, tmp_path, monkeypatch):
+    give(name=f"x509up_u{os.getuid()}")
+    monkeypatch.delenv("X509_USER_PROXY")
+    (tmp_path / f"bt_u{os.geteuid()}").write_text(token_text())
+    (tmp_path / f"bt_u{os.geteuid()}").chmod(0o600)
+    allowed, _ = of_a_stranger(tmp_path)
+    assert allowed.proxy and allowed.token
+    monkeypatch.setenv(proxy.ONLY_NAMED, "1")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    allowed, request = of_a_stranger(tmp_path)
+    assert not allowed.proxy and not allowed.token and not request.problems
+    path = give()
+    assert of_a_stranger(tmp_path)[0].proxy.path == path
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-30, "has expired"), (600, "expires in"), (2 * HOUR, ""), (None, "cannot be used")],
+)
+def test_a_run_of_a_service_asks_for_another_delegation(give, tmp_path, seconds, said):
+    path = give(seconds or HOUR)
+    if seconds is None:
+        path.write_text("none")
+    run = RunFolder(tmp_path / "run_1")
+    run.path.mkdir()
+    run.belongs.write_text("{}")
+    Credentials(proxy=str(path), stages=["specs"]).write(run.credentials)
+    told = access.note(run, {"specs": 3})
+    assert said in told and str(path) not in told
+    assert not said or ("`mlaas-condor proxy delegate`" in told and "its owner delegated" in told)
+    if seconds in (600, 2 * HOUR):
+        access.check_again(run, {"specs": 3})
+        return
+    with pytest.raises(CredentialFault, match="delegate; then: mlaas-condor resume run_1") as caught:
+        access.check_again(run, {"specs": 3})
+    assert str(path) not in str(caught.value)

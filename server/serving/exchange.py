@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from werkzeug.wsgi import FileWrapper
 
+from ..faults import ErrorReply
 from .body import Body
-from .faults import ErrorReply
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment

@@ -16,10 +16,10 @@ from mlaas_condor.planning import Plan
 from mlaas_condor.run import RunFolder
 from mlaas_condor.settings import Settings
 
-from . import configuration
-from .faults import OverLimit, OverQuota, TooLarge
-from .identity import Identity
-from .room import Room
+from .. import configuration
+from ..faults import OverLimit, OverQuota, TooLarge
+from ..identity import Identity
+from ..storage.room import Room
 
 _MEBIBYTE = 2**20
 _BURST_SECONDS = 10.0

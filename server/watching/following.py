@@ -22,9 +22,9 @@ from mlaas_condor.run import STAGES
 from mlaas_condor.runs import Run
 from mlaas_condor.state import ENDED, RunState
 
+from ..faults import Unavailable
+from ..serving.exchange import ended, step_aside
 from . import viewing
-from .exchange import ended, step_aside
-from .faults import Unavailable
 from .tails import Piece
 
 TICK = 1.0  # seconds between two looks

@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from mlaas_condor.calling import WAITS, Calls
+from mlaas_condor.client.calling import WAITS, Calls
 from mlaas_condor.errors import CannotWrite, MlaasError
 
 _PIECE = 2**18

@@ -1,6 +1,6 @@
 """What is done for one owner in a process of its own: plan, submit, resume, cancel, delete.
 
-    python -P -m mlaas_condor.server.acting DESCRIPTOR < ACT
+    python -P -m mlaas_condor.server.acting.process DESCRIPTOR < ACT
 
 What it is to do comes pickled from the service; what it answers goes back as JSON, as by then it has read
 files of strangers. `forking` does the same without starting Python anew.
@@ -31,10 +31,10 @@ from mlaas_condor.prepare import Prepared
 from mlaas_condor.request import Request
 from mlaas_condor.run import RunFolder
 
+from ..faults import HttpFault
+from ..storage.folders import Folder, Folders
+from ..storage.incoming import locked
 from .acts import SECONDS, TOO_LONG, Act, Belonging, Record, write_whole
-from .faults import HttpFault
-from .folders import Folder, Folders
-from .incoming import locked
 from .limits import Limits, is_alive
 
 _END_SECONDS = 20  # to undo what has begun
@@ -147,7 +147,6 @@ def cancel(act: Act) -> dict[str, Any]:
 def resume(act: Act) -> dict[str, Any]:
     """Let a run go on, with the proxy that its owner has delegated last."""
     found = workflow.open_run(act.run, act.settings)
-    pool.use(act.settings)
     with _alone(act):
         if released := _with_new_proxy(act, found.folder):
             return {"done": f"released {released} held jobs"}

@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlaas_condor.calling import AnswerLost, Calls
+from mlaas_condor.client.calling import AnswerLost, Calls
+from mlaas_condor.client.profiles import Profile
+from mlaas_condor.client.remoterun import RemoteRun
 from mlaas_condor.errors import MlaasError, Problem
 from mlaas_condor.grid.renewal import WrongSetting
 from mlaas_condor.places import QUIET, AnyRun, Started, Told
-from mlaas_condor.profiles import Profile
-from mlaas_condor.remoterun import RemoteRun
 from mlaas_condor.state import RunState
 
 if TYPE_CHECKING:
-    from mlaas_condor.packing import Package
+    from mlaas_condor.client.packing import Package
     from mlaas_condor.planned import Planned
     from mlaas_condor.planning import Size
     from mlaas_condor.request import Request
@@ -150,8 +150,8 @@ class Service:
                 time.sleep(_WAIT)
 
     def _send(self, job: Request | str | Path | Mapping[str, Any], told: Told) -> Package:
-        from mlaas_condor import uploading
-        from mlaas_condor.packing import pack
+        from mlaas_condor.client import uploading
+        from mlaas_condor.client.packing import pack
         from mlaas_condor.request import Request
 
         if self._owner:

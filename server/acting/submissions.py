@@ -24,13 +24,14 @@ from mlaas_condor.owners import short_name
 from mlaas_condor.runs import Run
 from mlaas_condor.settings import Settings
 
-from . import faults, starting
+from .. import faults
+from ..configuration import Configuration
+from ..faults import Conflict, Unavailable
+from ..identity import Identity
+from ..storage.folders import Folder
+from ..storage.incoming import one_of
+from . import starting
 from .acts import HANDED_ON, Act, Belonging, Record
-from .configuration import Configuration
-from .faults import Conflict, Unavailable
-from .folders import Folder
-from .identity import Identity
-from .incoming import one_of
 
 _QUEUE_SECONDS = 120.0  # to wait for others to be done
 _LOCK_SECONDS = 300.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from mlaas_condor.calling import Calls
+from mlaas_condor.client.calling import Calls
 from mlaas_condor.errors import MlaasError, PoolUnreachable
 from mlaas_condor.places import Patience
 

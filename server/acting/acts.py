@@ -13,8 +13,8 @@ from pydantic import Field
 from mlaas_condor.jsonfile import JsonFile
 from mlaas_condor.settings import Settings
 
-from .configuration import Configuration
-from .folders import Folder
+from ..configuration import Configuration
+from ..storage.folders import Folder
 
 
 class Belonging(JsonFile):

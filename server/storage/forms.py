@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from werkzeug.http import parse_options_header
 
-from .faults import HttpFault, TooLarge
+from ..faults import HttpFault, TooLarge
 
 AROUND = 2**20
 """Bytes of a form beside its file."""

@@ -1,6 +1,6 @@
 """A process that has loaded all that `acting` needs, and makes a copy of itself for each act.
 
-    python -P -m mlaas_condor.server.forking < SOCKET
+    python -P -m mlaas_condor.server.acting.forking < SOCKET
 
 Starting Python and loading its libraries takes longer than most plans. This one loads them once, keeps no
 thread and no connection, and never does anything but fork: its copies get the environment of an owner, do
@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from . import acting
+from . import process as acting
 
 # Loaded by nearly every plan. Not XRootD's client, of which a copy would lack the threads, nor HTCondor's
 # library, which looks at the environment only once.
@@ -105,7 +105,7 @@ def _act(descriptors: list[int], others: list[int], anew: bool) -> NoReturn:
             os.dup2(given, 0)
             for each in (answer, *locks):
                 os.set_inheritable(each, True)
-            command = [sys.executable, "-P", "-m", "mlaas_condor.server.acting", str(answer)]
+            command = [sys.executable, "-P", "-m", "mlaas_condor.server.acting.process", str(answer)]
             os.execve(sys.executable, command, environment)
         os.environ.clear()
         os.environ.update(environment)

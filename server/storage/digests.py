@@ -9,7 +9,7 @@ import re
 
 from werkzeug.datastructures import Headers
 
-from .faults import HttpFault
+from ..faults import HttpFault
 
 _ALGORITHMS = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
 _HEADERS = ("Content-Digest", "Repr-Digest", "Digest")

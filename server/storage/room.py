@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .configuration import Limits
+from ..configuration import Limits
+from ..faults import OverQuota
 from .contents import Contents, bytes_in
-from .faults import OverQuota
 
 _MEBIBYTE = 2**20
 _LOOK_EVERY = 64 * _MEBIBYTE

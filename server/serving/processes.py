@@ -31,10 +31,10 @@ from mlaas_condor.errors import CredentialFault, Problem, RequestError
 from mlaas_condor.grid import certificates
 from mlaas_condor.settings import Settings
 
+from ..configuration import Configuration, Tls
+from ..login import Login
 from . import journal
-from .configuration import Configuration, Tls
 from .gateway import Gateway
-from .login import Login
 
 _HEADER_SECONDS = 30  # for the headers of a request; an idle connection is closed after as long
 _CONNECTIONS = 4096  # of each process, idle ones too

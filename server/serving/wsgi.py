@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .app import create_app
-from .configuration import Configuration
+from ..app import create_app
+from ..configuration import Configuration
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -23,13 +23,13 @@ from mlaas_condor.runs import Run
 from mlaas_condor.settings import Settings
 from mlaas_condor.state import ENDED, RunState, State
 
-from . import permissions
-from .acts import Belonging
-from .faults import NotFound
-from .folders import Folder
-from .identity import Action, Identity
-from .permissions import Sharing
-from .service import service, who
+from .. import permissions
+from ..acting.acts import Belonging
+from ..faults import NotFound
+from ..identity import Action, Identity
+from ..permissions import Sharing
+from ..service import service, who
+from ..storage.folders import Folder
 from .shared import Shared
 from .states import FRESH, States
 from .tails import Tails

@@ -14,7 +14,7 @@ from mlaas_condor.archives import reading
 from mlaas_condor.archives.members import Bounds, Member, Refused
 from mlaas_condor.versions import Entry
 
-from .faults import HttpFault, TooLarge, Unprocessable, WrongType
+from ..faults import HttpFault, TooLarge, Unprocessable, WrongType
 
 _KINDS = "send a folder as .tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst or .zip"
 _SIDE_BY_SIDE = 8  # files on their way to the disk

@@ -21,9 +21,9 @@ from typing import IO, Any
 from mlaas_condor import errors
 from mlaas_condor.errors import MlaasError, Problem, RequestError
 
-from . import faults
+from .. import faults
+from ..faults import HttpFault, Unavailable
 from .acts import HANDED_ON, SECONDS, TOO_LONG, WITHOUT_THREADS, Act
-from .faults import HttpFault, Unavailable
 
 _PATIENCE = 60.0  # seconds beyond what an act may take
 _MOST_ERRORS = 20_000  # bytes of standard error that go into the log
@@ -95,7 +95,7 @@ class Starter:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "mlaas_condor.server.forking"],
+                [sys.executable, "-P", "-m", "mlaas_condor.server.acting.forking"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={name: environment[name] for name in HANDED_ON if name in environment} | WITHOUT_THREADS,
@@ -158,19 +158,20 @@ def _understood(text: bytes, code: int | None) -> dict[str, Any]:
     return answer
 
 
-def _no_answer(code: int | None) -> MlaasError:
+def _no_answer(code: int | None) -> Exception:
     if code is None:
         return Unavailable("the process that looked at this was ended: try again", {"Retry-After": "5"})
+    if code >= 0:  # a mistake of ours, which the log tells of
+        return RuntimeError(f"the process that acts ended with code {code}, and without an answer")
     if -code in (signal.SIGALRM, signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU):
         return Unavailable(
             "looking at this request took too long, or too much memory, and was ended: try again, or name "
             "fewer files",
             {"Retry-After": "60"},
         )
-    how = signal.Signals(-code).name if code < 0 else f"code {code}"
     return faults.Unprocessable(
-        f"looking at the files of this request ended the process that did ({how}): one of them may be "
-        "damaged; `mlaas-condor inspect` on your own machine tells which"
+        f"looking at the files of this request ended the process that did ({signal.Signals(-code).name}): "
+        "one of them may be damaged; `mlaas-condor inspect` on your own machine tells which"
     )
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mlaas_condor import downloading, listening, show
-from mlaas_condor.calling import API, Calls
+from mlaas_condor import show
+from mlaas_condor.client import downloading, listening
+from mlaas_condor.client.calling import API, Calls
 from mlaas_condor.errors import MlaasError, PoolUnreachable, RunNotFound, WrongState
 from mlaas_condor.places import Patience, wait_for
 from mlaas_condor.state import ENDED, RunState

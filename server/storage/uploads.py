@@ -13,11 +13,11 @@ from typing import IO, Any
 
 from flask import Request, request
 
+from ..faults import HttpFault, TooLarge, WrongType
+from ..service import service
 from . import digests
-from .faults import HttpFault, TooLarge, WrongType
 from .folders import Arrival, writing
 from .forms import AROUND, FileForm
-from .service import service
 
 MOST_BODY = 4 * 2**20
 """Bytes of a request that is no upload; a job.json has some hundred."""

@@ -22,9 +22,10 @@ from werkzeug.exceptions import BadRequest
 
 from mlaas_condor import run, runs
 
-from . import exchange, metrics, viewing
-from .faults import Forbidden, Unauthorized
-from .service import Service, service
+from ..faults import Forbidden, Unauthorized
+from ..service import Service, service
+from ..watching import viewing
+from . import exchange, metrics
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -20,11 +20,12 @@ from mlaas_condor.request import NAME
 from mlaas_condor.settings import Settings
 from mlaas_condor.versions import Entry
 
-from . import configuration, incoming, permissions, unpacking
+from .. import configuration, permissions
+from ..faults import Conflict, OverLimit, Unavailable
+from ..identity import Identity
+from ..permissions import Sharing
+from . import incoming, unpacking
 from .contents import Contents
-from .faults import Conflict, OverLimit, Unavailable
-from .identity import Identity
-from .permissions import Sharing
 from .room import Room
 
 _MEBIBYTE = 2**20

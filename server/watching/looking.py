@@ -107,7 +107,7 @@ class Looking:
         if self._connection is not None and self._starter == os.getpid():
             return self._connection
         ours, theirs = Pipe()
-        command = [sys.executable, "-P", "-m", "mlaas_condor.server.looking", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "mlaas_condor.server.watching.looking", str(theirs.fileno())]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 from mlaas_condor import versions
 from mlaas_condor.archives.sending import Archive
-from mlaas_condor.calling import Body, Calls
+from mlaas_condor.client.calling import Body, Calls
 from mlaas_condor.errors import InputChanged, InputUnreadable, ServiceRefused
 
 if TYPE_CHECKING:
-    from mlaas_condor.packing import Package
+    from mlaas_condor.client.packing import Package
     from mlaas_condor.places import Told
 
 _SECONDS = 600.0  # after the last byte: it is unpacked and looked through

@@ -1,0 +1,1 @@
+"""How the service runs: its processes, HTTP in and out, its log and its numbers."""

@@ -1,0 +1,1 @@
+"""What users bring: uploads, the folders made of them, and the room they take."""
