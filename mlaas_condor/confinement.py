@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ _QUERY = ("authz",)
 # Each makes XRootD's client read what else is named there, files of this machine too.
 _ELSEWHERE = (".meta4", ".metalink")
 _LOCAL = "localfile"
+_LONGEST = 4096  # characters: Linux takes no longer path, and matching a pattern takes the square of it
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -75,7 +77,7 @@ class Confinement:
         name
             As the request gives it.
         """
-        if _ODD.search(name) or name.startswith("~"):
+        if len(name) > _LONGEST or _ODD.search(name) or name.startswith("~"):
             return NOWHERE
         real = _real(folder / name)
         return real if self.holds(real) else NOWHERE
@@ -104,7 +106,12 @@ class Confinement:
 
     def _split(self, folder: Path, name: str) -> tuple[Path, tuple[str, ...]]:
         """Return the real folder that a pattern begins in, and the rest of it; nothing if that is outside."""
-        parts = Path(name).parts
+        if len(name) > _LONGEST:
+            return NOWHERE, ()
+        # Several ** one after another mean one, and would take as many times as long.
+        parts = tuple(
+            each for part, same in groupby(Path(name).parts) for each in ([part] if part == "**" else same)
+        )
         fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
         if ".." in parts[fixed:] or _ODD.search(name) or name.startswith("~"):
             return NOWHERE, ()

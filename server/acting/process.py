@@ -198,11 +198,9 @@ def _answer(act: Act) -> dict[str, Any]:
         return {"error": type(error).__name__, "message": str(error)}
     except KeyboardInterrupt:
         return {"error": "Unavailable", "message": TOO_LONG, "headers": {"Retry-After": "60"}}
-    except MemoryError:
-        return {
-            "error": "Unprocessable",
-            "message": "looking at the files of this request takes too much memory",
-        }
+    except (MemoryError, RecursionError):
+        said = "a file of this request takes too much memory to look at, or nests too deeply"
+        return {"error": "Unprocessable", "message": said}
     except Exception:
         # What happened is for the log of the service, and not for who asked.
         return {"unforeseen": traceback.format_exc()}

@@ -634,3 +634,18 @@ def test_command_line_is_not_confined(request_folder, change, tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(other))
     change(labels="~/labels.txt", model="../elsewhere/model.py", params=str(other / "params.json"))
     assert not prepare(Request.read(request_folder), settings.load()).warnings
+
+
+def test_patterns_that_take_long_are_refused_or_made_short(tmp_path):
+    folder = tmp_path / "request"
+    for name in ("a/a/a.root", "a/b.root"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    within = Confinement((folder,), ("*",))
+    long = "[" * 5000
+    assert within.wrong_path(folder, long)[0]
+    assert within.wrong_path(folder, f"{long}/x")[0]
+    many = "/".join(["**"] * 400)
+    found = {str(path.relative_to(folder)) for _, path in within.matches(folder, f"{many}/*.root")}
+    assert found == {"a/a/a.root", "a/b.root"}
+    assert [path.name for _, path in within.matches(folder, "a/a/*.root")] == ["a.root"]
