@@ -125,17 +125,25 @@ class Confinement:
         folders outside nothing is looked for, and ``**`` follows none.
         """
         base, parts = self._split(folder, pattern)
-        for path in dict.fromkeys(self._below(base, parts) if parts else ()):
+        for path in dict.fromkeys(self._below(base, parts, set()) if parts else ()):
             yield path.name, self.find(folder, str(path))
 
-    def _below(self, base: Path, parts: Sequence[str]) -> Iterator[Path]:
-        """Yield what a pattern matches in a folder whose real path is inside."""
+    def _below(
+        self, base: Path, parts: Sequence[str], seen: set[tuple[Path, tuple[str, ...]]]
+    ) -> Iterator[Path]:
+        """Yield what a pattern matches in a folder whose real path is inside; what was looked for, not again.
+
+        Each of several ``**`` would look at as many folders for each folder that the others look at.
+        """
+        if (base, tuple(parts)) in seen:
+            return
+        seen.add((base, tuple(parts)))
         part, *rest = parts
         if part == "**":
-            yield from self._below(base, rest or ["*"])
+            yield from self._below(base, rest or ["*"], seen)
             for each in _entries(base):
                 if not each.name.startswith(".") and each.is_dir(follow_symlinks=False):
-                    yield from self._below(Path(each.path), parts)
+                    yield from self._below(Path(each.path), parts, seen)
             return
         if glob.has_magic(part):
             found = [Path(each.path) for each in _entries(base) if _fits(each.name, part)]
@@ -144,7 +152,7 @@ class Confinement:
         for path in found if rest else ():
             real = _real(path)
             if self.holds(real):
-                yield from self._below(real, rest)
+                yield from self._below(real, rest, seen)
         if not rest:
             yield from (path for path in found if os.path.lexists(path))
 

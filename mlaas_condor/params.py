@@ -45,7 +45,7 @@ Events = Annotated[Whole, AfterValidator(_all_or_some)]
 Padding = Annotated[float | None, BeforeValidator(_parse_padding)]
 Number = Annotated[float, BeforeValidator(not_a_bool)]
 Share = Annotated[Number, Field(gt=0, lt=1)]
-Length = Annotated[Whole, Field(ge=1)]
+Length = Annotated[Whole, Field(ge=1, lt=2**31)]
 Passes = Annotated[Whole, Field(ge=1)]
 Names = Annotated[list[str], BeforeValidator(_parse_names, json_schema_input_type=str | list[str])]
 

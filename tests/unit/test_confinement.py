@@ -308,6 +308,18 @@ def test_globs_outside_are_refused(confined, house, line):
     assert "outside of what may be read here" in said(request)
 
 
+def test_a_pattern_does_not_look_for_the_same_again(confined, house, monkeypatch):
+    deep = house / "up/loaded" / "/".join("abcdefghij")
+    deep.mkdir(parents=True)
+    (deep / "x.root").touch()
+    looked = []
+    real = confinement._entries
+    monkeypatch.setattr(confinement, "_entries", lambda folder: looked.append(folder) or real(folder))
+    found = list(confined().within.matches(house / "up/loaded", "/*/".join(["**"] * 6) + "/x.root"))
+    assert [path for _, path in found] == [deep / "x.root"]
+    assert len(looked) < 300
+
+
 @pytest.mark.parametrize("line", ["*/../../*", "[d]ata/../../other.txt", "**/../*", "none*"])
 def test_globs_that_go_up_match_nothing(confined, line):
     request = confined()
