@@ -12,7 +12,8 @@ demo: $(READY)
 	$(BIN)/mlaas-condor --pool personal submit examples/tth --watch
 	@echo "the pool goes on running; stop it with: $(BIN)/mlaas-condor pool down"
 
-# The tests of the pool wait most of the time: others run meanwhile, so there is one process more than CPUs.
+# Many tests wait for a pool most of the time: others run meanwhile, so there is one process more than CPUs.
+# Without groups, loadgroup hands out one test at a time: some take a minute, most nothing.
 test: $(READY) lint
 	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 5 --dist loadgroup
 

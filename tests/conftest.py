@@ -173,13 +173,5 @@ def command(monkeypatch, capsys):
     return call
 
 
-def pytest_collection_modifyitems(items):
-    """Run the tests of a file, which share what they need, in one process; and all those of a pool."""
-    for item in items:
-        shared = next((name for name in ("grid", "pool") if item.get_closest_marker(name)), "")
-        group = shared or str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the files of tests/unit/golden anew")
