@@ -65,8 +65,8 @@ class Gateway:
         """Begin; granian has set its own handlers of signals, which go on working."""
         self._loop = loop
         # The loop hears of a signal through a descriptor, whatever else is called.
-        signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(self._stop))
-        signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(self._stop))
+        signal.signal(signal.SIGTERM, self._told)
+        signal.signal(signal.SIGINT, self._told)
         end_with(self._parent)
 
     def __rsgi_del__(self, _: asyncio.AbstractEventLoop) -> None:
@@ -96,14 +96,21 @@ class Gateway:
         if await self._loop.run_in_executor(first, exchange.begin):
             await self._loop.run_in_executor(self._long, exchange.go_on)
 
+    def _told(self, *_: object) -> None:
+        """Stop; and have the kernel end the process, should something not end.
+
+        A thread could not: granian, told to stop, may wait for one of its own threads that waits for Python,
+        with no thread of Python going on meanwhile (seen with 2.8.7, now and then).
+        """
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, self._stop_seconds)
+        self._loop.call_soon_threadsafe(self._stop)
+
     def _stop(self) -> None:
-        """Let end what would go on for ever, and the whole process, should something not end."""
+        """Let end what would go on for ever."""
         self._stopping = True
         for exchange in self._running:
             exchange.ended.set()
-        last = threading.Timer(self._stop_seconds, os._exit, (1,))
-        last.daemon = True
-        last.start()
 
 
 def end_with(parent: int) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -189,3 +192,17 @@ def test_a_connection_is_used_again(service):
         request = b"GET /odd HTTP/1.1\r\nHost: a\r\n"
         connection.sendall(request + b"\r\n" + request + b"Connection: close\r\n\r\n")
         assert everything(connection).count(b"200 OK") == 2
+
+
+def test_a_process_that_does_not_stop_is_ended_by_the_kernel():
+    program = """
+import asyncio, ctypes, os, signal
+from mlaas_condor.server.serving.gateway import Gateway
+loop = asyncio.new_event_loop()
+gateway = Gateway(None, 1, 1, body_seconds=1, stop_seconds=0.2, parent=os.getppid())
+gateway.__rsgi_init__(loop)
+os.kill(os.getpid(), signal.SIGTERM)
+ctypes.PyDLL(None).sleep(60)  # and lets no other thread of Python go on
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=50)
+    assert done.returncode == -signal.SIGALRM
